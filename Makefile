@@ -1,0 +1,40 @@
+# sottovoce: every target sets up what it needs; `make help` lists them.
+VENV   := .venv
+PYTHON ?= python3
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check lint types bench clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## make .venv and install everything with pip; nothing to do when current
+
+$(STAMP): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check torch==2.13.0
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[export,synthesis,dev]'
+	@touch $@
+
+demo: setup ## the whole way offline: synthetic audio to a benchmarked student and its report
+	$(BIN)/sottovoce run recipes/demo/recipe.yaml
+
+test: setup ## unit and stage tests
+	$(BIN)/pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: setup
+	$(BIN)/mypy
+
+check: lint types test ## lint, types, tests
+
+bench: setup ## benchmarks: one JSON line each
+	$(BIN)/python -m eval.bench
+
+clean: ## remove runs and caches; keep the environment
+	rm -rf runs .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info

@@ -1,0 +1,1 @@
+"""Students to files that devices run, each checked against torch."""

@@ -1,0 +1,89 @@
+"""Stage `export`: the student as files for devices, each compared with torch on real audio.
+
+    python -m distill.export recipes/demo/recipe.yaml
+"""
+
+import shutil
+from pathlib import Path
+
+from distill.export.onnx_export import export_onnx
+from distill.export.parity import Reference, compare
+from eval.runtimes import open_runtime
+from eval.runtimes.torch import TorchRuntime, load_model
+from eval.runtimes.transcriber import Transcriber
+from eval.utterances import read_utterances
+from recipes.errors import RunError, UserError, run_main
+from recipes.models import PROCESSOR_FILES
+from recipes.schema import Recipe
+from recipes.stage import arguments, checkpoint, open_stage, write_json
+
+
+def main() -> None:
+    """Write every precision, compare each with torch, refuse what departs too far."""
+    recipe, command = arguments("export")
+    section, tolerance = recipe.export, recipe.export.parity
+    with open_stage(recipe, "export", command) as work:
+        # 1. The folder other loaders expect: every JSON of the student, the graphs under onnx/.
+        source, folder = checkpoint(recipe), work.folder / "model"
+        folder.mkdir(exist_ok=True)
+        for name in ("config.json", *PROCESSOR_FILES):
+            if (source / name).is_file():
+                shutil.copyfile(source / name, folder / name)
+        model = load_model(source)
+        files = export_onnx(model, folder, section.onnx)
+        # 2. Torch's own encoder states, logits and texts.
+        transcriber = Transcriber(TorchRuntime(model), source, recipe.teacher.language, recipe.teacher.task)
+        reference = Reference.take(transcriber, parity_clips(recipe), tolerance.max_tokens)
+        # 3. Each artefact beside them.
+        artefacts = []
+        for precision in section.onnx:
+            artefact = f"onnx-{precision}"
+            row = compare(reference, open_runtime("onnx", folder, precision, threads=2), artefact)
+            limits = {"psnr_db": tolerance.min_psnr_db[precision], "equal_text": tolerance.min_equal_text[precision]}
+            kept = (
+                min(row["encoder"]["psnr_db"], row["logits"]["psnr_db"]) >= limits["psnr_db"]
+                and row["equal_text"] >= limits["equal_text"]
+            )
+            size_mb = sum(file.stat().st_size for file in files[precision]) / 1e6
+            artefacts.append(
+                {"name": artefact, "precision": precision, "size_mb": size_mb, **row, "tolerance": limits, "kept": kept}
+            )
+        write_json(
+            work.folder / "parity.json",
+            {"clips": len(reference.clips), "command": command, "artefacts": artefacts},
+        )
+        failed = [row for row in artefacts if not row["kept"]]
+        if failed:
+            raise RunError(
+                f"export: {'; '.join(_departure(row) for row in failed)}; all figures in {work.folder / 'parity.json'}"
+            )
+        work.finish(
+            counts={"artefacts": len(artefacts)},
+            metrics={row["name"]: {"equal_text": row["equal_text"], "size_mb": row["size_mb"]} for row in artefacts},
+        )
+
+
+def parity_clips(recipe: Recipe) -> list[Path]:
+    """Validation recordings; train ones where there are no others. Never test: nothing may be tuned on those."""
+    count = recipe.export.parity.clips
+    corpus = recipe.root / "corpus"
+    chosen = read_utterances(corpus, "validation") or read_utterances(corpus, "train")
+    if not chosen:
+        raise UserError("export: expected validation or train audio for the parity check, found none in the corpus")
+    return [Path(item.audio) for item in chosen[:: max(1, len(chosen) // count)][:count]]
+
+
+def _departure(row: dict[str, object]) -> str:
+    return (
+        f"{row['name']} departs from torch: encoder {_psnr(row['encoder'])}, logits {_psnr(row['logits'])}, "
+        f"equal text {row['equal_text']:.2f}, tolerance {row['tolerance']}"
+    )
+
+
+def _psnr(part: object) -> str:
+    assert isinstance(part, dict)
+    return f"{part['psnr_db']:.1f} dB"
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,123 @@
+"""Word and character error rates, over a whole corpus, with bootstrap intervals.
+
+jiwer counts the errors; `evaluate.Metric` is its face without the script that `evaluate.load` would download.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import evaluate
+import jiwer
+import numpy as np
+from transformers.models.whisper.english_normalizer import BasicTextNormalizer, EnglishTextNormalizer
+
+from recipes.errors import UserError
+from recipes.schema import Normalizer
+
+Normalize = Callable[[str], str]
+
+
+def normalizer(name: Normalizer, model: Path) -> Normalize:
+    """Whisper's text normaliser; `english` takes its spellings from the model folder's normalizer.json."""
+    if name == "none":
+        return str.strip
+    if name == "basic":
+        basic = BasicTextNormalizer()
+        return lambda text: basic(text).strip()
+    spellings = model / "normalizer.json"
+    if not spellings.is_file():
+        raise UserError(
+            f"{spellings}: expected the spelling table of the english normaliser, found none; "
+            "copy it from the teacher, or set the normalizer to basic"
+        )
+    english = EnglishTextNormalizer(json.loads(spellings.read_text()))
+    return lambda text: english(text).strip()
+
+
+@dataclass(frozen=True)
+class Errors:
+    """Edit counts of each utterance [U] against references of `units` words or characters [U]."""
+
+    substitutions: np.ndarray
+    deletions: np.ndarray
+    insertions: np.ndarray
+    units: np.ndarray
+
+    @property
+    def total(self) -> np.ndarray:
+        """Edits of each utterance [U]."""
+        return self.substitutions + self.deletions + self.insertions
+
+    @property
+    def rate(self) -> float:
+        """Edits over reference units of the whole corpus, in percent."""
+        return 100.0 * float(self.total.sum()) / max(1, int(self.units.sum()))
+
+
+def count_errors(references: Sequence[str], hypotheses: Sequence[str], *, characters: bool = False) -> Errors:
+    """Edits of normalised texts, by utterance. An empty reference counts its hypothesis as insertions."""
+    process = jiwer.process_characters if characters else jiwer.process_words
+    rows = []
+    for reference, hypothesis in zip(references, hypotheses, strict=True):
+        if not reference:  # jiwer refuses these
+            inserted = len(hypothesis) if characters else len(hypothesis.split())
+            rows.append((0, 0, inserted, 0))
+            continue
+        counted = process(reference, hypothesis)
+        units = counted.hits + counted.substitutions + counted.deletions
+        rows.append((counted.substitutions, counted.deletions, counted.insertions, units))
+    columns = np.array(rows, np.int64).reshape(-1, 4).T
+    return Errors(*columns)
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A value with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def bootstrap(errors: Errors, minus: Errors | None = None, *, resamples: int, seed: int) -> Interval:
+    """Percentile bootstrap over utterances of the error rate in percent, or of its difference to `minus`.
+
+    The difference is paired: both systems are resampled on the same utterances.
+    """
+    count = len(errors.units)
+    draws_RU = np.random.default_rng(seed).integers(0, count, (resamples, count))
+    units_R = np.maximum(1, errors.units[draws_RU].sum(axis=1))
+    edits = errors.total if minus is None else errors.total - minus.total
+    rates_R = 100.0 * edits[draws_RU].sum(axis=1) / units_R
+    low, high = np.percentile(rates_R, [2.5, 97.5])
+    return Interval(100.0 * float(edits.sum()) / max(1, int(errors.units.sum())), float(low), float(high))
+
+
+class ErrorRate(evaluate.Metric):
+    """Corpus error rate in percent with its edit counts: `ErrorRate("wer")` or `ErrorRate("cer")`."""
+
+    def _info(self) -> Any:
+        return evaluate.MetricInfo(
+            description="Word or character error rate over a whole corpus, counted by jiwer.",
+            citation="",
+            features=datasets.Features({"predictions": datasets.Value("string"), "references": datasets.Value("string")}),
+        )  # fmt: skip
+
+    def _compute(self, predictions: Sequence[str], references: Sequence[str]) -> dict[str, float]:
+        errors = count_errors(references, predictions, characters=self.config_name == "cer")
+        return {
+            self.config_name: errors.rate,
+            "substitutions": int(errors.substitutions.sum()),
+            "deletions": int(errors.deletions.sum()),
+            "insertions": int(errors.insertions.sum()),
+            "units": int(errors.units.sum()),
+        }
+
+
+def error_rate(references: Sequence[str], hypotheses: Sequence[str]) -> float:
+    """Corpus WER of normalised texts, in percent."""
+    return count_errors(references, hypotheses).rate

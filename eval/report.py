@@ -1,0 +1,109 @@
+"""Stage `report`: one HTML page and one JSON from the stage files alone.
+
+    python -m eval.report recipes/demo/recipe.yaml
+"""
+
+import json
+import shlex
+import time
+from pathlib import Path
+from typing import Any
+
+from eval.budget import judge, load_budget
+from eval.report_page import render
+from recipes.errors import run_main
+from recipes.machine import commit, machine
+from recipes.schema import Recipe
+from recipes.stage import arguments, open_stage, read_record, stages, write_json
+
+
+def main() -> None:
+    """Collect, judge, render."""
+    recipe, command = arguments("report")
+    with open_stage(recipe, "report", command) as work:
+        report = collect(recipe, shlex.join(["sottovoce", "run", *command.split()[3:]]))
+        write_json(work.folder / "report.json", report)
+        (work.folder / "report.html").write_text(render(report))
+        (work.folder / "summary.txt").write_text(summary(report))
+        budget = report["budget"]
+        work.finish(metrics={"budget_kept": budget["kept"] if budget else None})
+
+
+def collect(recipe: Recipe, command: str) -> dict[str, Any]:
+    """Every figure of the report, read from the folders of the stages this recipe has."""
+    root = recipe.root
+    present = {spec.name for spec in stages(recipe)}
+    records = {name: read_record(root / name) or {} for name in present}
+    accuracy = _read(root / "eval" / "wer.json") if "eval" in present else None
+    latency = _read(root / "benchmark" / "latency.json") if "benchmark" in present else None
+    budget = None
+    if recipe.budget is not None and latency is not None:
+        macro = {row["name"]: row["macro"]["wer"] for row in accuracy["systems"]} if accuracy else {}
+        budget = judge(load_budget(recipe.budget.device), latency["variants"], macro, recipe.budget.required)
+    return {
+        "name": recipe.name,
+        "date": time.strftime("%Y-%m-%d"),
+        "command": command,
+        "commit": commit(),
+        "machine": machine(),
+        "budget": budget,
+        "accuracy": accuracy,
+        "latency": latency,
+        "parity": _read(root / "export" / "parity.json"),
+        "training": _training(root / "train", records["train"]) if "train" in present else None,
+        "labels": _labels(records["labels"]) if "labels" in present else None,
+        "corpus": {**records["corpus"]["metrics"], "refused": _read(root / "corpus" / "refused.json"),
+                   "command": records["corpus"]["command"]},
+        "student": {"teacher": recipe.teacher.model, **records["student"]["metrics"],
+                    "command": records["student"]["command"]},
+    }  # fmt: skip
+
+
+def _read(file: Path) -> Any:
+    return json.loads(file.read_text())
+
+
+def _training(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return {
+        "command": record["command"],
+        "steps": record["metrics"]["steps"],
+        "seconds": round(sum(line.get("seconds", 0.0) for line in lines), 1),
+        "best_step": record["metrics"]["best"].get("step"),
+        "train": [line for line in lines if "loss" in line],
+        "validation": [
+            {"step": line["step"], "loss": line["validation_loss"], "wer": line["validation_wer"]}
+            for line in lines
+            if "validation_wer" in line
+        ],
+    }
+
+
+def _labels(record: dict[str, Any]) -> dict[str, Any]:
+    hours = record["metrics"]["audio_hours"]
+    return {
+        "command": record["command"], **record["counts"], **record["metrics"], "seconds": record["seconds"],
+        "audio_seconds_per_second": round(3600 * hours / record["seconds"], 1) if record["seconds"] else None,
+    }  # fmt: skip
+
+
+def summary(report: dict[str, Any]) -> str:
+    """The short table that ends a run."""
+    wer = {row["name"]: row["macro"]["wer"] for row in (report["accuracy"] or {"systems": []})["systems"]}
+    kept = {item["artefact"]: item["kept"] for item in (report["budget"] or {"verdicts": []})["verdicts"]}
+    rows = {row["name"]: row for row in (report["latency"] or {"variants": []})["variants"]}
+    device = report["budget"]["device"] if report["budget"] else "budget"
+    lines = [f"{'':<20} {'WER %':>7} {'clip p50':>10} {'speed-up':>9} {'size':>9} {'memory':>9}  {device}"]
+    for name in dict.fromkeys([*wer, *rows]):
+        row = rows.get(name)
+        cells = [f"{name:<20}", f"{wer[name]:7.1f}" if name in wer else f"{'-':>7}"]
+        if row:
+            cells += [f"{row['clip_ms']['p50']:7.1f} ms", f"{row['speedup']:8.2f}x", f"{row['size_mb']:6.1f} MB",
+                      f"{row['peak_rss_mb']:6.0f} MB"]  # fmt: skip
+        cells.append({True: " kept", False: " missed", None: ""}[kept.get(name)])
+        lines.append(" ".join(cells).rstrip())
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    run_main(main)

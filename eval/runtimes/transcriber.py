@@ -1,0 +1,163 @@
+"""Samples in, text out, over any runtime: log-mel, encoder, greedy decoding, tokenizer. Numpy and tokenizers only.
+
+B batch, F mel bins, T mel frames, L tokens, V vocabulary.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from eval.runtimes.mel import log_mel
+from recipes.errors import UserError
+
+
+class Runtime(Protocol):
+    """What a device runs: the encoder once a clip, the decoder once a token. The state is the runtime's own."""
+
+    def encode(self, mel_BFT: np.ndarray) -> Any:
+        """Log-mel float32 [B, F, T] to a decoding state."""
+        ...
+
+    def step(self, tokens_BL: np.ndarray, state: Any) -> tuple[np.ndarray, Any]:
+        """Int64 tokens after those already given: float32 logits [B, V] of the last one, and the new state."""
+        ...
+
+
+@dataclass(frozen=True)
+class Format:
+    """What decoding needs to know of a model folder."""
+
+    prompt: list[int]
+    """Start, language, task, no-timestamps: as far as the vocabulary has them."""
+    end: int
+    suppress: list[int]
+    suppress_first: list[int]
+    max_length: int
+    """Tokens, prompt included."""
+    mel_bins: int
+    window_samples: int
+
+    @classmethod
+    def load(cls, folder: Path, language: str | None, task: str) -> "Format":
+        """Read config, generation_config and preprocessor_config; UserError for a language it does not have."""
+        config = _read_json(folder / "config.json")
+        generation = _read_json(folder / "generation_config.json")
+        features = _read_json(folder / "preprocessor_config.json")
+        prompt = [generation["decoder_start_token_id"]]
+        if generation.get("is_multilingual", False):
+            languages = generation["lang_to_id"]
+            if f"<|{language}|>" not in languages:
+                known = ", ".join(sorted(name.strip("<|>") for name in languages))
+                raise UserError(f"teacher.language: expected one of {known} (of {folder}), found {language}")
+            prompt += [languages[f"<|{language}|>"], generation["task_to_id"][task]]
+        elif task != "transcribe":
+            raise UserError(f"teacher.task: {folder} is English-only and can only transcribe, found {task}")
+        window = features.get("n_samples", features["chunk_length"] * 16_000)
+        frames = 2 * config["max_source_positions"]
+        if window != frames * 160:
+            raise UserError(
+                f"{folder}/preprocessor_config.json: expected n_samples {frames * 160} for the "
+                f"{config['max_source_positions']} encoder positions of config.json, found {window}; make them agree"
+            )
+        return cls(
+            prompt=[*prompt, generation["no_timestamps_token_id"]],
+            end=generation["eos_token_id"],
+            suppress=list(generation.get("suppress_tokens") or []),
+            suppress_first=list(generation.get("begin_suppress_tokens") or []),
+            max_length=min(generation.get("max_length") or 448, config["max_target_positions"]),
+            mel_bins=config["num_mel_bins"],
+            window_samples=window,
+        )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value: dict[str, Any] = json.loads(path.read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise UserError(f"{path}: expected a JSON file of a Whisper-format model, found {error}") from error
+    return value
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """One clip's greedy result."""
+
+    text: str
+    tokens: list[int] = field(repr=False)
+    """Generated tokens with the end of text, without the prompt."""
+    mean_logprob: float
+    """Mean natural-log probability of the tokens; NaN unless asked for."""
+
+
+class Transcriber:
+    """Greedy transcription of clips up to the model's window, in batches."""
+
+    def __init__(self, runtime: Runtime, folder: Path, language: str | None, task: str = "transcribe"):
+        self.runtime, self.format = runtime, Format.load(folder, language, task)
+        self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+
+    @classmethod
+    def with_runtime(cls, other: "Transcriber", runtime: Runtime) -> "Transcriber":
+        """The same format and tokenizer over another runtime."""
+        new = cls.__new__(cls)
+        new.runtime, new.format, new.tokenizer = runtime, other.format, other.tokenizer
+        return new
+
+    def features(self, clips: Sequence[np.ndarray]) -> np.ndarray:
+        """Log-mel [B, F, T] of clips of samples at 16 kHz."""
+        return np.stack([log_mel(clip, self.format.mel_bins, self.format.window_samples) for clip in clips])
+
+    def transcribe(self, clips: Sequence[np.ndarray], **options: Any) -> list[Transcript]:
+        """Clips of samples [N] at 16 kHz to transcripts; options as for `decode`."""
+        return self.decode(self.features(clips), **options)
+
+    def decode(
+        self, mel_BFT: np.ndarray, *, max_tokens: int | None = None, exact_tokens: int | None = None,
+        scores: bool = False,
+    ) -> list[Transcript]:  # fmt: skip
+        """Greedy decoding: at most `max_tokens` new tokens; with `exact_tokens` that many whatever the model says."""
+        shape, batch = self.format, len(mel_BFT)
+        limit = exact_tokens or max_tokens or shape.max_length
+        limit = min(limit, shape.max_length - len(shape.prompt))
+        state = self.runtime.encode(mel_BFT)
+        tokens_BL = np.tile(np.array(shape.prompt, np.int64), (batch, 1))
+        made: list[np.ndarray] = []
+        logprobs: list[np.ndarray] = []
+        done_B = np.zeros(batch, bool)
+        while len(made) < limit and not done_B.all():
+            logits_BV, state = self.runtime.step(tokens_BL, state)
+            self._suppress(logits_BV, first=not made, keep_on=exact_tokens is not None)
+            next_B = np.where(done_B, shape.end, logits_BV.argmax(axis=1))
+            if scores:
+                logprobs.append(_logprob(logits_BV, next_B))
+            made.append(next_B)
+            done_B |= next_B == shape.end
+            tokens_BL = next_B[:, None]
+        made_BL = np.stack(made, axis=1) if made else np.zeros((batch, 0), np.int64)
+        logprob_BL = np.stack(logprobs, axis=1) if logprobs else np.full(made_BL.shape, np.nan)
+        return [self._transcript(row.tolist(), logprob) for row, logprob in zip(made_BL, logprob_BL, strict=True)]
+
+    def _suppress(self, logits_BV: np.ndarray, *, first: bool, keep_on: bool) -> None:
+        logits_BV[:, self.format.suppress] = -np.inf
+        if first:
+            logits_BV[:, self.format.suppress_first] = -np.inf
+        if keep_on:
+            logits_BV[:, self.format.end] = -np.inf
+
+    def _transcript(self, tokens: list[int], logprobs: np.ndarray) -> Transcript:
+        length = tokens.index(self.format.end) + 1 if self.format.end in tokens else len(tokens)
+        tokens = tokens[:length]
+        # In Whisper's vocabularies all special tokens and timestamps stand at or above the end of text.
+        text = self.tokenizer.decode([token for token in tokens if token < self.format.end])
+        return Transcript(text.strip(), tokens, float(logprobs[:length].mean()) if length else float("nan"))
+
+
+def _logprob(logits_BV: np.ndarray, chosen_B: np.ndarray) -> np.ndarray:
+    top_B1 = logits_BV.max(axis=1, keepdims=True)
+    total_B = np.log(np.exp(logits_BV - top_B1).sum(axis=1)) + top_B1[:, 0]
+    return logits_BV[np.arange(len(chosen_B)), chosen_B] - total_B

@@ -1,0 +1,74 @@
+"""What is judged: the teacher, the student and each exported artefact, behind one face."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from eval.runtimes import open_runtime
+from eval.runtimes.transcriber import Transcriber
+from recipes.models import model_folder
+from recipes.schema import Recipe
+from recipes.stage import checkpoint
+
+
+@dataclass(frozen=True)
+class System:
+    """One row of every table."""
+
+    name: str
+    role: str
+    """teacher, student or export."""
+    runtime: str
+    """torch or onnx."""
+    precision: str
+    folder: Path
+
+    @property
+    def files(self) -> list[Path]:
+        """The weight files that would be shipped."""
+        if self.runtime == "torch":
+            return sorted(self.folder.glob("model*.safetensors"))
+        suffix = {"fp32": "", "fp16": "_fp16", "int8": "_quantized"}[self.precision]
+        stems = (f"encoder_model{suffix}.onnx", f"decoder_model_merged{suffix}.onnx")
+        return [file for stem in stems for file in sorted((self.folder / "onnx").glob(f"{stem}*"))]
+
+    @property
+    def size_mb(self) -> float:
+        """Weight files on disk, in 10^6 bytes."""
+        return sum(file.stat().st_size for file in self.files) / 1e6
+
+    @property
+    def parameters_m(self) -> float | None:
+        """Millions of parameters, from the safetensors header; None for exports."""
+        if self.runtime != "torch":
+            return None
+        return sum(_parameters(file) for file in self.files) / 1e6
+
+
+def _parameters(file: Path) -> int:
+    with file.open("rb") as stream:
+        header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
+    total = 0
+    for name, tensor in header.items():
+        if name != "__metadata__" and name != "proj_out.weight":
+            count = 1
+            for size in tensor["shape"]:
+                count *= size
+            total += count
+    return total
+
+
+def systems(recipe: Recipe) -> list[System]:
+    """Teacher and student in PyTorch fp32, then every export."""
+    exported = recipe.root / "export" / "model"
+    return [
+        System("teacher-torch-fp32", "teacher", "torch", "fp32", model_folder(recipe.teacher.model)),
+        System("student-torch-fp32", "student", "torch", "fp32", checkpoint(recipe)),
+        *(System(f"onnx-{precision}", "export", "onnx", precision, exported) for precision in recipe.export.onnx),
+    ]
+
+
+def open_transcriber(system: System, threads: int, language: str | None, task: str) -> Transcriber:
+    """A system ready to transcribe."""
+    runtime = open_runtime(system.runtime, system.folder, system.precision, threads)
+    return Transcriber(runtime, system.folder, language, task)

@@ -1,0 +1,74 @@
+"""`sottovoce check`: paths resolved, and parameters, memory and disk estimated before anything runs."""
+
+import json
+
+from recipes.errors import UserError
+from recipes.models import local_folder
+from recipes.schema import Recipe
+from recipes.shapes import HUB_SHAPES, Shape
+from recipes.stage import stages
+
+
+def estimate(recipe: Recipe) -> list[str]:
+    """Lines of text about a recipe; UserError names the first key whose file or folder is not there."""
+    _paths(recipe)
+    lines = [f"recipe {recipe.name}: {' -> '.join(spec.name for spec in stages(recipe))}", f"folder {recipe.root}"]
+    shape = teacher_shape(recipe.teacher.model)
+    if shape is None:
+        return [*lines, f"teacher {recipe.teacher.model}: of unknown shape until it is fetched; no estimates"]
+    if recipe.student.decoder_layers > shape.decoder_layers:
+        raise UserError(
+            f"student.decoder_layers: expected 1 to {shape.decoder_layers}, the depth of {recipe.teacher.model}, "
+            f"found {recipe.student.decoder_layers}"
+        )
+    student = shape.with_decoder_layers(recipe.student.decoder_layers)
+    lines += [_model_line("teacher", shape), _model_line("student", student)]
+    if recipe.train is not None:
+        trained = student.decoder_parameters + (0 if recipe.train.freeze_encoder else student.encoder_parameters)
+        # float32 weights of both, and for what is trained a gradient and AdamW's two moments.
+        held = student.parameters + (shape.decoder_parameters if recipe.train.kl_weight > 0 else 0)
+        if recipe.train.kl_weight > 0 and not recipe.train.freeze_encoder:
+            held += shape.encoder_parameters
+        lines.append(
+            f"train   {trained / 1e6:.1f} M trained; weights, gradients and AdamW "
+            f"{(4 * held + 12 * trained) / 1e9:.2f} GB, activations beside"
+        )
+        lines.append(f"disk    checkpoints and student {(2 * 4 * student.parameters + 12 * trained) / 1e9:.2f} GB")
+    bytes_each = {"fp32": 4, "fp16": 2, "int8": 1}
+    sizes = ", ".join(f"{name} {student.parameters * bytes_each[name] / 1e6:.0f} MB" for name in recipe.export.onnx)
+    return [*lines, f"export  ONNX {sizes or 'none'} at least"]
+
+
+def _model_line(role: str, shape: Shape) -> str:
+    return (
+        f"{role} {shape.parameters / 1e6:.1f} M parameters: encoder {shape.encoder_parameters / 1e6:.1f} M in "
+        f"{shape.encoder_layers} layers, decoder {shape.decoder_parameters / 1e6:.1f} M in {shape.decoder_layers}"
+    )
+
+
+def teacher_shape(model: str) -> Shape | None:
+    """The shape of a local folder or of a Hub id known to this table; None for another Hub id."""
+    if (folder := local_folder(model)) is None:
+        return HUB_SHAPES.get(model)
+    try:
+        return Shape.from_config(json.loads((folder / "config.json").read_text()))
+    except (json.JSONDecodeError, KeyError) as error:
+        raise UserError(f"{folder / 'config.json'}: expected a Whisper configuration, found {error!r}") from error
+
+
+def _paths(recipe: Recipe) -> None:
+    for number, source in enumerate(recipe.corpus.sources):
+        for key, path, folder in (
+            ("audiofolder", source.audiofolder, True),
+            ("audio", source.audio, True),
+            ("synthesis.sentences", source.synthesis and source.synthesis.sentences, False),
+        ):
+            if path is not None and not (path.is_dir() if folder else path.is_file()):
+                kind = "folder" if folder else "file"
+                raise UserError(
+                    f"corpus.sources.{number}.{key}: expected a {kind} at {path} ({path.absolute()}), found none; "
+                    "correct the path"
+                )
+    for key, file in (("budget.device", recipe.budget and recipe.budget.device), ("launch", recipe.launch)):
+        if file is not None and not file.is_file():
+            raise UserError(f"{key}: expected a file at {file} ({file.absolute()}), found none; correct the path")

@@ -1,0 +1,140 @@
+"""`sottovoce`: runs each stage of a recipe as its own process, and imports none of them.
+
+    sottovoce run recipes/demo/recipe.yaml                 what is missing or stale, the rest is skipped
+    sottovoce run recipes/demo/recipe.yaml --from train    from a stage on, whatever is there
+    sottovoce check recipes/demo/recipe.yaml               validate and estimate; runs nothing
+    sottovoce stages recipes/demo/recipe.yaml              what stands where
+    sottovoce transcribe runs/demo/train/model a.wav       text of audio files
+    sottovoce schema                                       JSON schema of the recipe, for editors
+"""
+
+import argparse
+import json
+import os
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from recipes.check import estimate
+from recipes.errors import UserError, run_main
+from recipes.schema import Recipe, json_schema, load
+from recipes.stage import SPECS, Spec, read_record, stages, state
+
+_HOME = Path(__file__).resolve().parent.parent
+"""Where the stage files are: the checkout, or site-packages."""
+
+
+def main() -> None:
+    """The console script."""
+    run_main(_main)
+
+
+def _main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="sottovoce", description="Audio in, a small student proven to fit a device out.",
+        epilog="Exit status: 0 done, 1 failed to run, 2 bad input, 3 a required budget is missed.",
+    )  # fmt: skip
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for name, function, text in (
+        ("run", _run, "run the stages that are missing or stale"),
+        ("check", _check, "validate a recipe and estimate parameters, memory and disk"),
+        ("stages", _stages, "show what stands where"),
+    ):
+        command = commands.add_parser(name, help=text)
+        command.add_argument("recipe", type=Path, help="recipe file, such as recipes/demo/recipe.yaml")
+        command.add_argument("overrides", nargs="*", help="section.key=value")
+        command.set_defaults(function=function)
+        if name == "run":
+            command.add_argument("--from", dest="first", choices=SPECS, metavar="STAGE", help="rerun from this stage on")
+            command.add_argument("--until", dest="last", choices=SPECS, metavar="STAGE", help="stop after this stage")
+    transcribe = commands.add_parser("transcribe", help="text of audio files", add_help=False)
+    transcribe.set_defaults(function=_transcribe)
+    commands.add_parser("schema", help="print the recipe's JSON schema").set_defaults(
+        function=lambda _given, _rest: print(json_schema())
+    )
+    given, rest = parser.parse_known_args()
+    if rest and given.function is not _transcribe:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    given.function(given, rest)
+
+
+def _run(given: argparse.Namespace, _rest: list[str]) -> None:
+    recipe = load(given.recipe, given.overrides)
+    flow = stages(recipe)
+    names = [spec.name for spec in flow]
+    for option in (given.first, given.last):
+        if option is not None and option not in names:
+            raise UserError(f"stage {option}: not in this recipe; it has {', '.join(names)}")
+    estimate(recipe)  # paths and shapes are refused here, before anything runs
+    if given.first is not None:
+        for name in names[names.index(given.first) :]:
+            (recipe.root / name / "stage.json").unlink(missing_ok=True)
+    flow = flow[: names.index(given.last) + 1] if given.last else flow
+    ran = 0
+    for spec in flow:
+        now = state(recipe, spec.name)
+        if now.current:
+            print(f"{spec.name:<10} up to date", flush=True)
+            continue
+        print(f"{spec.name:<10} {now.reason}: running", flush=True)
+        started = time.monotonic()
+        _start(recipe, spec, given)
+        print(f"{spec.name:<10} done in {time.monotonic() - started:.0f} s", flush=True)
+        ran += 1
+    if flow[-1].name == "report":
+        _conclude(recipe, ran)
+
+
+def _start(recipe: Recipe, spec: Spec, given: argparse.Namespace) -> None:
+    """Run a stage as a process of its own; its exit status becomes ours."""
+    program, *rest = spec.command.split()
+    if program == "accelerate":
+        launch, script = rest
+        configuration = ["--config_file", str(recipe.launch)] if recipe.launch else []
+        command = [sys.executable, "-m", "accelerate.commands.accelerate_cli", launch, "--quiet", *configuration,
+                   str(_HOME / script)]  # fmt: skip
+    else:
+        command = [sys.executable, *rest]
+    # accelerate's launcher hides a stage's exit status, so that is read from the stage's record.
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(_HOME), os.environ.get("PYTHONPATH", "")]).rstrip(":")}
+    done = subprocess.run([*command, str(given.recipe), *given.overrides], env=environment, check=False)
+    if done.returncode == 0:
+        return
+    failed = recipe.root / f"{spec.name}.partial" / "stage.json"
+    record = json.loads(failed.read_text()) if failed.is_file() else {}
+    status = record.get("exit", 0) if record.get("status") == "failed" else 0
+    again = shlex.join(["sottovoce", "run", str(given.recipe), *given.overrides])
+    print(f"{spec.name:<10} failed; `{again}` goes on from here", file=sys.stderr)
+    sys.exit(status or (done.returncode if done.returncode in (1, 2, 3) else 1))
+
+
+def _conclude(recipe: Recipe, ran: int) -> None:
+    """The short table, the report's path, and exit status 3 for a missed budget."""
+    folder = recipe.root / "report"
+    if not ran:
+        print("nothing to do: every stage is up to date")
+    record = read_record(folder)
+    assert record is not None
+    print((folder / "summary.txt").read_text().rstrip())
+    print(f"report: {folder / 'report.html'}")
+    if record["metrics"].get("budget_kept") is False and recipe.budget is not None and recipe.budget.required:
+        print(f"budget {recipe.budget.device.stem}: missed; see the report for each limit", file=sys.stderr)
+        sys.exit(3)
+
+
+def _check(given: argparse.Namespace, _rest: list[str]) -> None:
+    recipe = load(given.recipe, given.overrides)
+    for line in estimate(recipe):
+        print(line)
+
+
+def _stages(given: argparse.Namespace, _rest: list[str]) -> None:
+    recipe = load(given.recipe, given.overrides)
+    for spec in stages(recipe):
+        print(f"{spec.name:<10} {state(recipe, spec.name).reason:<40} {recipe.root / spec.name}")
+
+
+def _transcribe(_given: argparse.Namespace, rest: list[str]) -> None:
+    sys.exit(subprocess.run([sys.executable, "-m", "eval.transcribe", *rest], check=False).returncode)

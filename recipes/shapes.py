@@ -1,0 +1,80 @@
+"""Shapes of Whisper models in numbers, without loading any."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What decides a Whisper model's size."""
+
+    width: int
+    encoder_layers: int
+    decoder_layers: int
+    heads: int
+    vocabulary: int
+    mel_bins: int = 80
+    source_positions: int = 1500
+    target_positions: int = 448
+    ffn: int = 0
+    """Inner width of the feed-forward blocks; 0 for four times the width."""
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "Shape":
+        """From the values of a config.json."""
+        return cls(
+            config["d_model"], config["encoder_layers"], config["decoder_layers"], config["decoder_attention_heads"],
+            config["vocab_size"], config["num_mel_bins"], config["max_source_positions"],
+            config["max_target_positions"], config["decoder_ffn_dim"],
+        )  # fmt: skip
+
+    def with_decoder_layers(self, layers: int) -> "Shape":
+        """The same with another decoder depth."""
+        return replace(self, decoder_layers=layers)
+
+    @property
+    def _attention(self) -> int:
+        return 4 * self.width**2 + 3 * self.width  # the key projection has no bias
+
+    @property
+    def _feed_forward(self) -> int:
+        inner = self.ffn or 4 * self.width
+        return 2 * self.width * inner + inner + self.width
+
+    @property
+    def encoder_parameters(self) -> int:
+        """Convolutions, fixed positions, layers, final norm."""
+        width = self.width
+        convolutions = 3 * width * self.mel_bins + width + 3 * width * width + width
+        layer = self._attention + self._feed_forward + 4 * width
+        return convolutions + self.source_positions * width + self.encoder_layers * layer + 2 * width
+
+    @property
+    def decoder_parameters(self) -> int:
+        """Embedding (the head is tied to it), positions, layers, final norm."""
+        width = self.width
+        layer = 2 * self._attention + self._feed_forward + 6 * width
+        return (self.vocabulary + self.target_positions) * width + self.decoder_layers * layer + 2 * width
+
+    @property
+    def parameters(self) -> int:
+        """All parameters."""
+        return self.encoder_parameters + self.decoder_parameters
+
+
+SHAPES = {
+    "tiny": Shape(384, 4, 4, 6, 51865),
+    "base": Shape(512, 6, 6, 8, 51865),
+    "small": Shape(768, 12, 12, 12, 51865),
+    "medium": Shape(1024, 24, 24, 16, 51865),
+    "large-v2": Shape(1280, 32, 32, 20, 51865),
+    "large-v3": Shape(1280, 32, 32, 20, 51866, mel_bins=128),
+    "large-v3-turbo": Shape(1280, 32, 4, 20, 51866, mel_bins=128),
+}
+"""OpenAI's shapes by name (openai/whisper, model card)."""
+
+HUB_SHAPES = {f"openai/whisper-{name}": shape for name, shape in SHAPES.items()} | {
+    f"openai/whisper-{name}.en": replace(SHAPES[name], vocabulary=51864)
+    for name in ("tiny", "base", "small", "medium")
+}
+"""The same by Hub id, so that `check` needs no network."""
