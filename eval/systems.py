@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from eval.runtimes import open_runtime
+from eval.runtimes.onnx import SUFFIX
 from eval.runtimes.transcriber import Transcriber
 from recipes.models import model_folder
 from recipes.schema import Recipe
@@ -28,7 +29,7 @@ class System:
         """The weight files that would be shipped."""
         if self.runtime == "torch":
             return sorted(self.folder.glob("model*.safetensors"))
-        suffix = {"fp32": "", "fp16": "_fp16", "int8": "_quantized"}[self.precision]
+        suffix = SUFFIX[self.precision]
         stems = (f"encoder_model{suffix}.onnx", f"decoder_model_merged{suffix}.onnx")
         return [file for stem in stems for file in sorted((self.folder / "onnx").glob(f"{stem}*"))]
 

@@ -206,6 +206,7 @@ class Work:
         self.final = recipe.root / name
         self.folder = recipe.root / f"{name}.partial"
         self._started = time.time()
+        self._lock: int | None = None
         values = recipe.model_dump(mode="json")
         self._record: dict[str, Any] = {
             "stage": name,
@@ -234,6 +235,11 @@ class Work:
             raise UserError(f"{self.folder}: another process is making this stage; wait for it or stop it") from error
         self._record["seconds_before"] = record.get("seconds_before", 0.0)
         write_json(self.folder / "stage.json", self._record)
+
+    def close(self) -> None:
+        """Let another process make this stage."""
+        if self._lock is not None:
+            os.close(self._lock)
 
     def fail(self, error: BaseException) -> None:
         """Note how the stage ended; what it made so far stays for the next try."""
@@ -301,6 +307,8 @@ def open_stage(
     except BaseException as error:
         work.fail(error)
         raise
+    finally:
+        work.close()
     if main and read_record(work.final) is None:
         raise RunError(f"{name}: ended without a result")
 

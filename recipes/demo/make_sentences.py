@@ -1,0 +1,163 @@
+"""The demo's sentences: letters, digits, numbers, dates, addresses and commands, in the manner of AN4.
+
+    python recipes/demo/make_sentences.py
+
+A small grammar of our own writes sentences.txt beside this file: distinct, lower case, spelled letters apart, none
+longer than 6 s when spoken. The same sentences on every machine; `MIX` was chosen by the teacher's error rate on
+each kind (recipes/demo/README.md), and keeps every kind.
+"""
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+FILE = Path(__file__).with_name("sentences.txt")
+
+ONES = "zero one two three four five six seven eight nine".split()
+TEENS = "ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen".split()
+TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
+MONTHS = "january february march april may june july august september october november december".split()
+ORDINALS = (
+    "first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth thirteenth fourteenth fifteenth "
+    "sixteenth seventeenth eighteenth nineteenth twentieth"
+).split()
+COMMANDS = "go yes no help repeat stop start".split()
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+NAMES = (
+    "alice anna ben carl clara dora edgar emma fiona frank george grace hugo irene jack jane kate kevin laura leo lucy "
+    "martin mary nick nina oscar otto paul peter quinn rita rosa sam sarah simon sue tom tina victor walter "
+    "baker clark dixon evans fisher green hill jones keller lopez moore nolan owens parker quigley reed stone turner "
+    "vance weber young zimmer"
+).split()
+PLACES = (
+    "akron austin boston butte camden dallas denver dover erie eugene fresno helena houston juneau laredo lima macon "
+    "mesa miami newark omaha oxford reno salem tampa toledo tucson tulsa utica york "
+    "maple elm oak cedar birch walnut main park lake river spring grove highland forbes fifth"
+).split()
+WORDS = "cat dog box sun map key jet fox ice zip owl gum van bird lamp fish"
+"""Short words to spell, after the project's own examples."""
+
+
+def below_hundred(number: int) -> str:
+    """A number from 0 to 99 in words."""
+    if number < 10:
+        return ONES[number]
+    if number < 20:
+        return TEENS[number - 10]
+    tens, ones = divmod(number, 10)
+    return TENS[tens - 2] + (f" {ONES[ones]}" if ones else "")
+
+
+def digits(draw: random.Random, count: int) -> str:
+    """Digits one by one; zero is `oh` as often as `zero`."""
+    words = [draw.choice(ONES) for _ in range(count)]
+    return " ".join(draw.choice(("zero", "oh")) if word == "zero" else word for word in words)
+
+
+def spelled(draw: random.Random) -> str:
+    """A name, a place or a short word, letter by letter."""
+    return " ".join(draw.choice((*NAMES, *PLACES, *WORDS.split())))
+
+
+def letters(draw: random.Random, least: int, most: int) -> str:
+    """Letters that spell nothing."""
+    return " ".join(draw.choice(LETTERS) for _ in range(draw.randint(least, most)))
+
+
+def short_number(draw: random.Random) -> str:
+    """A number as a command ends in: `nine`, `thirty nine`, `six four two`."""
+    return draw.choice((digits(draw, draw.randint(1, 4)), below_hundred(draw.randrange(10, 100))))
+
+
+def number(draw: random.Random) -> str:
+    """A number up to the thousands."""
+    small = below_hundred(draw.randrange(1, 100))
+    hundreds = f"{draw.choice(ONES[1:])} hundred"
+    return draw.choice((small, hundreds, f"{hundreds} {small}", f"{draw.choice(ONES[1:])} thousand"))
+
+
+def date(draw: random.Random) -> str:
+    """`march third nineteen seventy`, or month, day and year as numbers."""
+    day, year = draw.randint(1, 28), draw.randint(10, 99)
+    ordinal = ORDINALS[day - 1] if day <= 20 else f"twenty {ORDINALS[day - 21]}"
+    month = draw.randrange(12)
+    return draw.choice(
+        (
+            f"{MONTHS[month]} {ordinal} nineteen {below_hundred(year)}",
+            f"{below_hundred(month + 1)} {below_hundred(day)} {below_hundred(year)}",
+        )
+    )
+
+
+def house_number(draw: random.Random) -> str:
+    """`four oh nine`, `two twelve`, `fifty six thirty`."""
+    pair = below_hundred(draw.randrange(10, 100))
+    return draw.choice((digits(draw, draw.randint(3, 4)), f"{draw.choice(ONES[1:])} {pair}", f"{pair} {pair}"))
+
+
+def address(draw: random.Random) -> str:
+    """A house number and the spelled name of a street."""
+    return f"{house_number(draw)} {' '.join(draw.choice([place for place in PLACES if len(place) < 6]))}"
+
+
+def postcode(draw: random.Random) -> str:
+    """Five digits, `one five two one nine`."""
+    return digits(draw, 5)
+
+
+def phone(draw: random.Random) -> str:
+    """Seven digits."""
+    return digits(draw, 7)
+
+
+def enter(draw: random.Random) -> str:
+    """`enter` and a number."""
+    return f"enter {short_number(draw)}"
+
+
+def edit(draw: random.Random) -> str:
+    """`rubout g m e f three nine`, `erase c q q f seven`."""
+    return f"{draw.choice(('rubout', 'erase'))} {letters(draw, 2, 4)} {short_number(draw)}"
+
+
+def code(draw: random.Random) -> str:
+    """Letters and a number, as on a number plate."""
+    return f"{letters(draw, 2, 4)} {short_number(draw)}"
+
+
+def command(draw: random.Random) -> str:
+    """One word."""
+    return draw.choice(COMMANDS)
+
+
+MIX: dict[Callable[[random.Random], str], int] = {
+    command: 7,
+    enter: 140,
+    edit: 100,
+    code: 80,
+    spelled: 110,
+    number: 90,
+    date: 80,
+    house_number: 80,
+    address: 50,
+    postcode: 90,
+    phone: 75,
+}
+"""Sentences of each kind."""
+
+
+def sentences() -> list[tuple[str, str]]:
+    """(kind, sentence) pairs in a mixed order, no sentence twice."""
+    draw = random.Random(0)
+    kinds: dict[str, str] = {}
+    for make, count in MIX.items():
+        wanted = len(kinds) + count
+        while len(kinds) < wanted:
+            kinds.setdefault(make(draw), make.__name__)
+    pairs = [(kind, sentence) for sentence, kind in kinds.items()]
+    draw.shuffle(pairs)
+    return pairs
+
+
+if __name__ == "__main__":
+    FILE.write_text("".join(f"{sentence}\n" for _, sentence in sentences()), encoding="utf-8")
