@@ -1,12 +1,13 @@
 """Labels to training batches, in an order that is a function of seed and step alone.
 
-B batch, N samples, L tokens.
+B batch, N samples, L tokens, S encoder positions, D width.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -30,15 +31,24 @@ class Batch:
     """Decoder input: prompt and label without the last token; padded with the end of text."""
     labels_BL: torch.Tensor
     """Next tokens; IGNORE where nothing is predicted."""
+    encoder_BSD: torch.Tensor | None = None
+    """Cached encoder states; the samples are then left empty."""
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on another device."""
-        return Batch(
-            self.ids,
-            self.samples_BN.to(device, non_blocking=True),
-            self.inputs_BL.to(device, non_blocking=True),
-            self.labels_BL.to(device, non_blocking=True),
-        )
+        moved = {
+            name: value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
+            for name, value in vars(self).items()
+        }
+        return Batch(**moved)
+
+
+class States(Protocol):
+    """Where cached encoder states come from."""
+
+    def __getitem__(self, ids: Sequence[str]) -> torch.Tensor:
+        """States [B, S, D]."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -47,21 +57,24 @@ class Collate:
 
     window_samples: int
     pad_token: int
+    states: States | None = None
 
     def __call__(self, rows: Sequence[Label]) -> Batch:
-        samples_BN = np.zeros((len(rows), self.window_samples), np.float32)
+        samples_BN = np.zeros((len(rows), 0 if self.states else self.window_samples), np.float32)
         longest = max(len(row.tokens) for row in rows) - 1
         inputs_BL = np.full((len(rows), longest), self.pad_token, np.int64)
         labels_BL = np.full((len(rows), longest), IGNORE, np.int64)
         for index, row in enumerate(rows):
-            clip = read_audio(Path(row.audio))[: self.window_samples]
-            samples_BN[index, : len(clip)] = clip
+            if self.states is None:
+                clip = read_audio(Path(row.audio))[: self.window_samples]
+                samples_BN[index, : len(clip)] = clip
             length = len(row.tokens) - 1
             inputs_BL[index, :length] = row.tokens[:-1]
             predicted = slice(row.prompt_length - 1, length)
             labels_BL[index, predicted] = row.tokens[row.prompt_length :]
-        tensors = (torch.from_numpy(array) for array in (samples_BN, inputs_BL, labels_BL))
-        return Batch([row.id for row in rows], *tensors)
+        ids = [row.id for row in rows]
+        samples, inputs, labels = (torch.from_numpy(array) for array in (samples_BN, inputs_BL, labels_BL))
+        return Batch(ids, samples, inputs, labels, self.states[ids] if self.states else None)
 
 
 class _Steps(Dataset[list[Label]]):

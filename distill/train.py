@@ -8,6 +8,7 @@ B batch, S encoder positions, D width, L tokens, N valid tokens, V vocabulary.
 import json
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from transformers import WhisperForConditionalGeneration
 
 from data_prep.features import LogMel
 from data_prep.label_store import Label, read_labels
+from distill import encoder_cache
 from distill.batches import IGNORE, Batch, Collate, training_batches, validation_batches
 from distill.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
 from distill.losses import Loss, distillation_loss
@@ -63,9 +65,12 @@ class StudentLogits(torch.nn.Module):
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_encoder):
             return self.student.model.encoder(mel_BFT).last_hidden_state
 
-    def forward(self, mel_BFT: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, mel_BFT: torch.Tensor | None, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits [N, V] of the predicted tokens, and the encoder states for a teacher that shares the encoder."""
-        encoder_BSD = self.encode(mel_BFT)
+        encoder_BSD = batch.encoder_BSD
+        if encoder_BSD is None:
+            assert mel_BFT is not None
+            encoder_BSD = self.encode(mel_BFT)
         return valid_logits(self.student, encoder_BSD, batch), encoder_BSD
 
 
@@ -127,8 +132,16 @@ class Trainer:
     def run(self, first_step: int) -> None:
         """Optimise from first_step to the recipe's last."""
         section, accelerator = self.section, self.accelerator
+        collate = self.collate
+        if section.cache_encoder and first_step < section.steps:
+            cache = encoder_cache.build(
+                self.work.folder / "encoder_states.npy", self.train_labels, collate, self.encode,
+                batch_size=section.batch_size, rank=accelerator.process_index, world=accelerator.num_processes,
+                wait=accelerator.wait_for_everyone,
+            )  # fmt: skip
+            collate = replace(collate, states=cache)
         batches = training_batches(
-            self.train_labels, self.collate, first_step=first_step, last_step=section.steps,
+            self.train_labels, collate, first_step=first_step, last_step=section.steps,
             batch_size=section.batch_size, seed=self.recipe.seed, rank=accelerator.process_index,
             world=accelerator.num_processes, workers=section.workers,
         )  # fmt: skip
@@ -171,9 +184,17 @@ class Trainer:
             seconds=round(time.perf_counter() - started, 4),
         )  # fmt: skip
 
+    @torch.no_grad()
+    def encode(self, batch: Batch) -> torch.Tensor:
+        """The frozen encoder's states [B, S, D] of a batch of audio."""
+        self.student.model.encoder.eval()
+        with self.accelerator.autocast():
+            mel_BFT = self.log_mel(batch.samples_BN.to(self.accelerator.device))
+            return self.student.model.encoder(mel_BFT).last_hidden_state
+
     def loss(self, model: torch.nn.Module, batch: Batch) -> Loss:
         """The distillation loss of one batch, summed over its valid tokens; `model` is a StudentLogits or wraps one."""
-        mel_BFT = self.log_mel(batch.samples_BN)
+        mel_BFT = self.log_mel(batch.samples_BN) if batch.encoder_BSD is None else None
         student_NV, encoder_BSD = model(mel_BFT, batch)
         teacher_NV = None
         if self.teacher is not None:
@@ -226,6 +247,7 @@ class Trainer:
         if not self.best:  # no steps: the student as it was cut
             save_model(self.student, self.work.folder / "model", processors=self.folder)
         shutil.rmtree(self.work.folder / "checkpoints", ignore_errors=True)
+        (self.work.folder / "encoder_states.npy").unlink(missing_ok=True)
         self.work.finish(
             counts={"train": len(self.train_labels), "validation": len(self.validation_labels)},
             metrics={"steps": self.section.steps, "best": self.best},

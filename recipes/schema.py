@@ -131,6 +131,8 @@ class Train(Section):
     """Softmax temperature T of the KL term."""
     freeze_encoder: bool = True
     """Keep the encoder as the teacher's; one encoder pass then serves both decoders."""
+    cache_encoder: bool = False
+    """Compute the frozen encoder's states once and keep them on disk in fp16 while training."""
     precision: Literal["no", "bf16", "fp16"] = "no"
     """Mixed precision of accelerate; `no` is fp32."""
     eval_steps: int = Field(default=100, gt=0)
@@ -141,6 +143,12 @@ class Train(Section):
     """Validation utterances scored at most."""
     workers: int = Field(default=1, ge=0)
     """Processes that decode audio ahead of the training step; 0 decodes in the training process."""
+
+    @model_validator(mode="after")
+    def _cache_needs_a_frozen_encoder(self) -> Self:
+        if self.cache_encoder and not self.freeze_encoder:
+            raise ValueError("cache_encoder: true needs freeze_encoder: true, since a trained encoder changes its states")
+        return self
 
 
 class Parity(Section):

@@ -1,10 +1,11 @@
 """Whisper as three plain graphs: encoder, first decoder step, decoder step with a cache.
 
-They call the checkpoint's own submodules and hold no cache class, no mask helper and no attention dispatch, so that
-any tracer sees only matrix products, softmax and layer norms. Weights are shared with the model, never copied.
+They call the checkpoint's own submodules and hold no cache class, no mask helper and no attention dispatch,
+so that any tracer sees only matrix products, softmax and layer norms. Weights are shared with the model,
+never copied.
 
-B batch, F mel bins, T mel frames, S encoder positions, L tokens, P past tokens, D width, H heads, K width of a head,
-V vocabulary.
+B batch, F mel bins, T mel frames, S encoder positions, L tokens, P past tokens, D width, H heads, K width of
+a head, V vocabulary.
 """
 
 import torch
@@ -38,7 +39,8 @@ class EncoderGraph(nn.Module):
 
 
 class DecoderFirstGraph(nn.Module):
-    """The prompt without a cache: the only step that projects encoder states to cross-attention keys and values."""
+    """The prompt without a cache; this step alone projects encoder states to cross-attention keys and
+    values."""
 
     def __init__(self, model: WhisperForConditionalGeneration):
         super().__init__()
@@ -51,8 +53,10 @@ class DecoderFirstGraph(nn.Module):
         return (hidden_BLD @ self.decoder.embed_tokens.weight.T, *cache)
 
     def body(self, embedded_BLD: Tensor, encoder_hidden_states: Tensor) -> tuple[Tensor, ...]:
-        """Between lookup and head: hidden [B, L, D]; self key, self value [B, H, L, K], cross key, cross value
-        [B, H, S, K] of layer 0, then of layer 1, ...
+        """Between lookup and head: hidden [B, L, D], and the cache.
+
+        Self key, self value [B, H, L, K], cross key, cross value [B, H, S, K] of layer 0, then of layer 1,
+        ...
         """
         decoder, length = self.decoder, embedded_BLD.shape[1]
         mask_LL = _causal_mask(length, 0)
@@ -69,7 +73,7 @@ class DecoderFirstGraph(nn.Module):
 
 
 class DecoderWithPastGraph(nn.Module):
-    """Tokens after a cache; cross-attention keys and values come from the first step and are not returned again."""
+    """Tokens after a cache; cross-attention keys and values come from the first step and are not returned."""
 
     def __init__(self, model: WhisperForConditionalGeneration):
         super().__init__()
@@ -77,7 +81,7 @@ class DecoderWithPastGraph(nn.Module):
         self.decoder = model.model.decoder
 
     def forward(self, input_ids: Tensor, *past: Tensor) -> tuple[Tensor, ...]:
-        """Tokens [B, L] (one or more) and the four cache tensors a layer to logits [B, L, V] and the new self pairs."""
+        """Tokens [B, L], one or more, and four cache tensors a layer to logits [B, L, V], new self pairs."""
         hidden_BLD, *cache = self.body(self.decoder.embed_tokens(input_ids), *past)
         return (hidden_BLD @ self.decoder.embed_tokens.weight.T, *cache)
 
@@ -140,7 +144,7 @@ def _causal_mask(length: int, before: int) -> Tensor:
 
 
 def _require_tied(model: WhisperForConditionalGeneration) -> None:
-    # Every exported file stores the vocabulary matrix once, for lookup and head; whisper.cpp drops proj_out as well.
+    # Every exported file stores the vocabulary matrix once; whisper.cpp drops proj_out as well.
     head, embedding = model.proj_out.weight, model.model.decoder.embed_tokens.weight
     if head is not embedding and not torch.equal(head, embedding):
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Whisper to ONNX files that transformers.js and optimum load: for each precision an encoder and a merged decoder.
+"""Whisper to ONNX files that transformers.js and optimum load: an encoder and a merged decoder a precision.
 
     folder/onnx/encoder_model{,_fp16,_quantized}.onnx           input_features -> last_hidden_state
     folder/onnx/decoder_model_merged{,_fp16,_quantized}.onnx    see `onnx_merge`
@@ -6,8 +6,8 @@
 Weights are stored once; a file of 2 GB or more keeps them beside it in FILE_data, as protobuf ends at 2 GB.
 Inputs and outputs are float32 in every precision.
 
-Of torch's two exporters the dynamo one is used. Measured with torch 2.13, ONNX Runtime 1.31, 1 thread of an AMD EPYC,
-dynamic batch, opset 18 (dynamo) and 17 (TorchScript):
+Of torch's two exporters the dynamo one is used. Measured with torch 2.13, ONNX Runtime 1.31, 1 thread of an
+AMD EPYC, dynamic batch, opset 18 (dynamo) and 17 (TorchScript):
 
                                         dynamo      TorchScript
     tiny, encoder, batch 1 / 2, ms      415 / 883   418 / 862
@@ -46,8 +46,9 @@ SUFFIX: dict[Precision, str] = {"fp32": "", "fp16": "_fp16", "int8": "_quantized
 """Names of transformers.js: dtype fp32, fp16, q8."""
 
 OPSET = 20
-"""The first with Gelu. Older ones spell it in five operators, which ONNX Runtime does not join again in the order the
-dynamo exporter writes them: alnum's encoder 19.9 -> 19.0 ms, step 0.53 -> 0.49 ms. Needs ONNX Runtime 1.17 (2024)."""
+"""The first with Gelu. Older ones spell it in five operators, which ONNX Runtime does not join again in the
+order the dynamo exporter writes them: alnum's encoder 19.9 -> 19.0 ms, step 0.53 -> 0.49 ms. Needs ONNX
+Runtime 1.17 (2024)."""
 
 SINGLE_FILE_BYTES = 2**31 - 2**20
 
@@ -190,5 +191,7 @@ def _save(model: "onnx.ModelProto", path: Path) -> list[Path]:
     if sum(len(tensor.raw_data) for tensor in model.graph.initializer) < SINGLE_FILE_BYTES:
         onnx.save(model, path)
         return [path]
-    onnx.save(model, path, save_as_external_data=True, location=data.name, size_threshold=1024)
+    moved = onnx.ModelProto()
+    moved.CopyFrom(model)  # saving takes the weights out, and the next precision starts from the same graph
+    onnx.save(moved, path, save_as_external_data=True, location=data.name, size_threshold=1024)
     return [path, data]

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def tidy(model: "onnx.ModelProto") -> "onnx.ModelProto":
-    """Drop what the exporter notes about source files and its own run, so that equal weights give equal bytes."""
+    """Drop what the exporter notes of source files and its own run: equal weights give equal bytes."""
     import onnx
 
     clean = onnx.ModelProto()
@@ -43,7 +43,8 @@ def tidy(model: "onnx.ModelProto") -> "onnx.ModelProto":
 def merge_decoder(
     first: "onnx.ModelProto", past: "onnx.ModelProto", embedding_VD: np.ndarray, precision: str
 ) -> "onnx.ModelProto":
-    """Two steps from `embedded` to `hidden` and the tied vocabulary matrix to one model; see the top of the file.
+    """Two steps from `embedded` to `hidden` and the tied vocabulary matrix to one model, as the file's top
+    says.
 
     With precision int8 the vocabulary matrix is int8 too, whatever the steps are.
     """
@@ -107,7 +108,8 @@ def _branch(
 ) -> "onnx.GraphProto":
     """`model` as a branch that answers `results`; what it does not compute is the outer value `placeholder`.
 
-    Its weights move to `weights` (digest of the content to tensor), its inputs become values of the outer graph.
+    Its weights move to `weights` (digest of the content to tensor), its inputs become values of the outer
+    graph.
     """
     from onnx import TensorProto, helper
 
@@ -117,7 +119,7 @@ def _branch(
         if digest not in weights:
             weights[digest] = type(tensor)()
             weights[digest].CopyFrom(tensor)
-            # The exporter numbers folded constants anew in each graph: the content tells val_7 from val_7.
+            # The exporter numbers folded constants anew in each graph: content tells val_7 from val_7.
             weights[digest].name = f"{tensor.name}.{digest.hex()[:8]}"
         outer[tensor.name] = weights[digest].name
     nodes = []

@@ -1,7 +1,8 @@
 """Fewer bits a weight: dynamic int8, and float16 storage.
 
-Dynamic int8: weights are quantised per output column, activations per tensor as they come. Weights use all 8 signed
-bits: ARM and x86 with VNNI sum them exactly; older x86 (AVX2) may saturate where two large products meet.
+Dynamic int8: weights are quantised per output column, activations per tensor as they come. Weights use all 8
+signed bits: ARM and x86 with VNNI sum them exactly; older x86 (AVX2) may saturate where two large products
+meet.
 
 D width, V vocabulary.
 """
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
 def quantize(model: "onnx.ModelProto", scratch: Path) -> "onnx.ModelProto":
     """The same graph with int8 weights in every MatMul that has any; `scratch` is a folder for its files.
 
-    Convolutions stay in floating point: with ConvInteger the encoder takes 508 and not 417 ms (whisper-tiny's shape),
-    25 and not 18 ms (alnum teacher; 1 thread of an AMD EPYC).
+    Convolutions stay in floating point: with ConvInteger the encoder takes 508 and not 417 ms (whisper-tiny's
+    shape), 25 and not 18 ms (alnum teacher; 1 thread of an AMD EPYC).
     """
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
@@ -46,13 +47,13 @@ def quantize_columns(weight_DV: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def store_half(model: "onnx.ModelProto") -> "onnx.ModelProto":
-    """The same model with its float32 matrices stored as float16, each behind a Cast that is folded at load.
+    """The same model with float32 matrices stored as float16, each behind a Cast that is folded at load.
 
     Vectors (norms, biases, the scales of int8 columns) stay float32. Computing in float16 instead
-    (onnxruntime.transformers.float16, the same file size) is slower on a CPU: whisper-tiny's shape, 1 thread of an
-    AMD EPYC, encoder 665 against 632 ms, decoder step 12.5 against 9.8 ms; the alnum teacher's step 1.5 against
-    0.5 ms; and tiny's encoder states are off by 2.3e-3 against 1.1e-3. Only the file shrinks: in memory the
-    weights are float32.
+    (onnxruntime.transformers.float16, the same file size) is slower on a CPU, 1 thread of a busy AMD EPYC:
+    a decoder step takes 12.5 against 9.8 ms (whisper-tiny's shape), 1.5 against 0.5 ms (alnum teacher); the
+    encoder is equal within noise, its states off by 2.3e-3 against 1.1e-3. Only the file shrinks: in memory
+    the weights are float32.
     """
     import onnx
     from onnx import TensorProto, helper, numpy_helper

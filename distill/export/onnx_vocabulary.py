@@ -16,10 +16,11 @@ if TYPE_CHECKING:
 
 
 def vocabulary_nodes(embedding_DV: np.ndarray, precision: str) -> "Part":
-    """Nodes input_ids [B, L] -> embedded [B, L, D], nodes hidden [B, L, D] -> logits [B, L, V], and their weights.
+    """Nodes input_ids [B, L] -> embedded [B, L, D], nodes hidden [B, L, D] -> logits [B, L, V], weights.
 
-    The matrix lies as the head's MatMul wants it and the lookup gathers columns: a few hundred strided reads a
-    token. The other way round ONNX Runtime transposes it at load and keeps both, or leaves the head out of int8.
+    The matrix lies as the head's MatMul wants it and the lookup gathers columns: a few hundred strided reads
+    a token. The other way round ONNX Runtime transposes it at load and keeps both, or leaves the head out of
+    int8.
     """
     return _int8(embedding_DV) if precision == "int8" else _float(embedding_DV)
 

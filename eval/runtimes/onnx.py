@@ -1,7 +1,7 @@
 """ONNX Runtime over the two files of `distill.export.onnx_export`; needs numpy and onnxruntime alone.
 
-B batch, F mel bins, T mel frames, S encoder positions, L tokens, P past tokens, D width, H heads, K width of a head,
-V vocabulary.
+B batch, F mel bins, T mel frames, S encoder positions, L tokens, P past tokens, D width, H heads, K width of
+a head, V vocabulary.
 """
 
 from dataclasses import dataclass
@@ -51,9 +51,10 @@ class OnnxRuntime:
         return OnnxState(encoder_BSD)
 
     def step(self, tokens_BL: np.ndarray, state: OnnxState) -> tuple[np.ndarray, OnnxState]:
-        """Int64 tokens after those already given: float32 logits [B, V] of the last one, and the new state."""
-        # Plain arrays are lent to ONNX Runtime, not copied: its own values and IOBinding were no faster (whisper-tiny's shape:
-        # 9.5, 9.4 and 9.8 ms in fp32, 2.5, 2.5 and 2.7 ms in int8; alnum: 0.39, 0.47 and 0.45 ms in fp32).
+        """Int64 tokens after those already given: float32 logits [B, V] of the last, and the new state."""
+        # Plain arrays are lent to ONNX Runtime, not copied: its own values and IOBinding were no faster
+        # (whisper-tiny's shape: 9.5, 9.4 and 9.8 ms in fp32, 2.5, 2.5 and 2.7 ms in int8; alnum: 0.39, 0.47
+        # and 0.45 ms in fp32).
         cached = state.caches is not None
         caches = state.caches or {
             name: np.zeros((len(tokens_BL), heads, 0, width), np.float32)
@@ -66,13 +67,7 @@ class OnnxRuntime:
             **caches,
         }
         logits_BLV, *presents = self._decoder.run(self._outputs, feeds)
-        new = dict(
-            zip(
-                (name.replace("present", "past_key_values") for name in self._outputs[1:]),
-                presents,
-                strict=True,
-            )
-        )
+        new = dict(zip(self._caches, presents, strict=True))
         if cached:  # the cached branch answers the cross-attention with placeholders
             new |= {name: value for name, value in caches.items() if ".encoder." in name}
         return logits_BLV[:, -1], OnnxState(state.encoder_BSD, new)
@@ -90,9 +85,8 @@ def _session(path: Path, threads: int) -> Any:
     options.log_severity_level = 3
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except (
-        Exception
-    ) as error:  # onnxruntime's own classes (InvalidProtobuf, Fail, ...) share no base but Exception
+    except Exception as error:  # its InvalidProtobuf, Fail, NoSuchFile, ... share no other base
+        found = str(error).partition("\n")[0]
         raise UserError(
-            f"{path}: expected a readable ONNX file, found {str(error).splitlines()[0]}; run the export stage again"
+            f"{path}: expected a readable ONNX file, found {found}; run the export stage again"
         ) from error

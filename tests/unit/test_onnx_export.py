@@ -1,4 +1,4 @@
-"""ONNX export: graphs equal Hugging Face, files equal torch, names and weights as other loaders expect them."""
+"""ONNX export: graphs equal Hugging Face, files equal torch, names and weights as loaders expect them."""
 
 import hashlib
 import subprocess
@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import EncoderDecoderCache, WhisperConfig, WhisperForConditionalGeneration
 
+from distill.export import onnx_export
 from distill.export.graphs import DecoderFirstGraph, DecoderWithPastGraph, EncoderGraph
 from distill.export.onnx_export import SUFFIX, export_onnx
 from eval.runtimes.onnx import OnnxRuntime
@@ -31,7 +32,8 @@ def small_model(
     config = WhisperConfig(
         vocab_size=VOCABULARY, num_mel_bins=mel, d_model=WIDTH, encoder_layers=encoder_layers,
         decoder_layers=decoder_layers, encoder_attention_heads=HEADS, decoder_attention_heads=HEADS,
-        encoder_ffn_dim=2 * WIDTH, decoder_ffn_dim=2 * WIDTH, max_source_positions=positions, max_target_positions=40,
+        encoder_ffn_dim=2 * WIDTH, decoder_ffn_dim=2 * WIDTH,
+        max_source_positions=positions, max_target_positions=40,
         pad_token_id=0, bos_token_id=1, eos_token_id=2, decoder_start_token_id=3, suppress_tokens=None,
         begin_suppress_tokens=None, init_std=0.15,
     )  # fmt: skip
@@ -47,20 +49,31 @@ class Exported:
     model: WhisperForConditionalGeneration
     folder: Path
     files: dict[str, list[Path]]
+    traced: tuple[onnx.ModelProto, onnx.ModelProto, onnx.ModelProto]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Matrices this small only wait for a second thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module", params=["multilingual-80", "short-128"])
-def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Exported]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
     sizes = {
         "multilingual-80": {},
         "short-128": {"mel": 128, "encoder_layers": 1, "decoder_layers": 2, "positions": 35},
     }
     model = small_model(**sizes[request.param])
     folder = tmp_path_factory.mktemp(request.param)
-    yield Exported(model, folder, export_onnx(model, folder, PRECISIONS))
-    torch.set_num_threads(threads)
+    traced = onnx_export.trace(model)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(onnx_export, "trace", lambda _: traced)
+        files = export_onnx(model, folder, PRECISIONS)
+    return Exported(model, folder, files, traced)
 
 
 def random_mel(model: WhisperForConditionalGeneration, batch: int) -> np.ndarray:
@@ -94,7 +107,7 @@ def token_steps(batch: int, lengths: list[int]) -> list[np.ndarray]:
     return [rng.integers(0, VOCABULARY, (batch, length)) for length in lengths]
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     mel=st.sampled_from([80, 128]),
     encoder_layers=st.integers(1, 3),
@@ -242,10 +255,28 @@ def test_optimums_placeholder_of_length_one_is_ignored_by_the_first_step(exporte
     np.testing.assert_array_equal(session.run(["logits"], feeds)[0][:, -1], expected)
 
 
+@pytest.mark.parametrize("exported", ["short-128"], indirect=True)
 def test_equal_weights_give_equal_bytes(exported: Exported, tmp_path: Path) -> None:
     again = export_onnx(exported.model, tmp_path, PRECISIONS)
     for precision, paths in exported.files.items():
         assert [digest(path) for path in again[precision]] == [digest(path) for path in paths]
+
+
+def test_weights_beyond_one_file_lie_beside_it(
+    exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnx_export, "trace", lambda _: exported.traced)
+    monkeypatch.setattr(onnx_export, "SINGLE_FILE_BYTES", 0)
+    files = export_onnx(exported.model, tmp_path, PRECISIONS)
+    assert [path.name for path in files["fp16"]][1::2] == [
+        "encoder_model_fp16.onnx_data",
+        "decoder_model_merged_fp16.onnx_data",
+    ]
+    mel_BFT, (prompt,) = random_mel(exported.model, 1), token_steps(1, [4])
+    for precision in PRECISIONS:
+        one, two = (OnnxRuntime(folder, precision, threads=1) for folder in (exported.folder, tmp_path))
+        logits_BV, _ = two.step(prompt, two.encode(mel_BFT))
+        np.testing.assert_array_equal(logits_BV, one.step(prompt, one.encode(mel_BFT))[0])
 
 
 def digest(path: Path) -> str:
