@@ -1,0 +1,111 @@
+"""The report's figures to one self-contained HTML page."""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from eval.plots import Point, curves, scatter, smooth
+
+
+def render(report: Mapping[str, Any]) -> str:
+    """A page without any request to elsewhere. A section whose figures are missing is left out."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters |= {"figure": figure, "diff": diff}
+    sections = ("budget", "accuracy", "latency", "parity", "training", "labels", "corpus", "student")
+    values = {name: report.get(name) for name in sections} | dict(report)
+    return environment.get_template("report.html").render(
+        **values, verdict=_verdict(report), plots={name: Markup(svg) for name, svg in _plots(report).items()}
+    )
+
+
+def figure(value: float | None, digits: int = 3) -> str:
+    """A number to so many significant digits, without exponents for everyday sizes."""
+    if value is None:
+        return "–"
+    if value == 0 or 1e-3 <= abs(value) < 1e6:
+        whole = len(str(int(abs(value))))
+        return f"{value:.{max(0, digits - whole) if abs(value) >= 1 else digits}f}"
+    return f"{value:.{digits - 1}e}"
+
+
+def diff(reference: str, text: str) -> Markup:
+    """The text with words marked that are wrong or added, and those missing from it."""
+    wanted, said = reference.lower().split(), text.lower().split()
+    parts: list[Markup] = []
+    for kind, first, last, start, end in difflib.SequenceMatcher(None, wanted, said, autojunk=False).get_opcodes():
+        missing, words = " ".join(wanted[first:last]), " ".join(said[start:end])
+        if kind == "equal":
+            parts.append(Markup("{}").format(words))
+            continue
+        if missing:
+            parts.append(Markup("<del>{}</del>").format(missing))
+        if words:
+            parts.append(Markup("<ins>{}</ins>").format(words))
+    return Markup(" ").join(parts) or Markup("<em>nothing</em>")
+
+
+def _verdict(report: Mapping[str, Any]) -> str:
+    """One plain sentence on the artefact that matters: the cheapest that passes, else the student's first export."""
+    rows = {row["name"]: row for row in (report.get("latency") or {"variants": []})["variants"]}
+    systems = {row["name"]: row for row in (report.get("accuracy") or {"systems": []})["systems"]}
+    exports = [name for name, row in rows.items() if row["role"] == "export"]
+    budget = report.get("budget") or {}
+    name = budget.get("cheapest") or (min(exports, key=lambda key: rows[key]["size_mb"]) if exports else None)
+    if name is None or name not in rows:
+        return ""
+    row = rows[name]
+    sentence = (
+        f"{name} transcribes a clip in {figure(row['clip_ms']['p50'])} ms (median; {figure(row['speedup'])} times the "
+        f"speed of the teacher in PyTorch fp32), is {figure(row['size_mb'])} MB on disk and peaks at "
+        f"{figure(row['peak_rss_mb'])} MB of memory"
+    )
+    if name in systems:
+        teacher = next(system for system in systems.values() if system["role"] == "teacher")
+        wer, gap = systems[name]["macro"]["wer"], systems[name]["macro"]["wer"] - teacher["macro"]["wer"]
+        side = "above" if gap >= 0 else "below"
+        sentence += f"; its WER is {wer:.1f} %, {abs(gap):.1f} points {side} the teacher's {teacher['macro']['wer']:.1f} %"
+    return sentence + "."
+
+
+def _plots(report: Mapping[str, Any]) -> dict[str, str]:
+    plots = {}
+    if report.get("accuracy") and report.get("latency"):
+        plots["latency"] = scatter(_points(report, lambda row: row["clip_ms"]["p50"]), "clip latency p50, ms", "WER, %", "p1")
+        plots["size"] = scatter(_points(report, lambda row: row["size_mb"]), "size on disk, MB", "WER, %", "p2")
+    training = report.get("training")
+    if training and training["train"]:
+        rows: Sequence[Mapping[str, float]] = training["train"]
+        steps = [row["step"] for row in rows]
+        plots["loss"] = curves(
+            [
+                (f"{name}, smoothed", role, steps, smooth([row[key] for row in rows]))
+                for name, key, role in (("loss", "loss", "teacher"), ("CE", "ce", "student"), ("KL", "kl", "export"))
+                if any(row[key] > 0 for row in rows)
+            ],
+            "nats a token", "p3", log=True,
+        )  # fmt: skip
+    if training and training["validation"]:
+        rows = training["validation"]
+        plots["wer"] = curves(
+            [("validation WER", "student", [row["step"] for row in rows], [row["wer"] for row in rows])], "WER, %", "p4"
+        )
+    return plots
+
+
+def _points(report: Mapping[str, Any], x: Any) -> list[Point]:
+    systems = {row["name"]: row for row in report["accuracy"]["systems"]}
+    points = []
+    for row in report["latency"]["variants"]:
+        if (system := systems.get(row["name"])) is not None:
+            results = list(system["results"].values())
+            # With one test set its interval; over several, the mean of the ends: each set is resampled by itself.
+            low, high = (sum(result["wer"][end] for result in results) / len(results) for end in ("low", "high"))
+            points.append(Point(row["name"], row["role"], x(row), system["macro"]["wer"], low, high))
+    return points

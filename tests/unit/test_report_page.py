@@ -1,0 +1,101 @@
+import re
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eval.plots import Point, scatter, spread
+from eval.report_page import diff, figure, render
+
+MACHINE = {"cpu": "A CPU", "cores": 2, "memory_gb": 8.0, "platform": "Linux", "python": "3.11", "versions": {"torch": "2"}}
+BARE = {"name": "bare", "date": "2026-01-01", "command": "sottovoce run x", "commit": None, "machine": MACHINE}
+
+
+def spread_ms(p50: float) -> dict[str, float]:
+    return {"p50": p50, "p95": 2 * p50, "max": 3 * p50}
+
+
+def full() -> dict[str, Any]:
+    roles = {"teacher-torch-fp32": "teacher", "student-torch-fp32": "student", "onnx-int8": "export"}
+    rate = {"value": 12.3, "low": 10.0, "high": 14.5}
+    systems = [
+        {"name": name, "role": role, "runtime": "torch", "precision": "fp32", "macro": {"wer": 12.3, "cer": 4.0},
+         "results": {"an4": {"wer": rate, "cer": rate, "utterances": 9, "words": 50,
+                             "versus_teacher": None if role == "teacher" else {"value": 0.3, "low": -1.0, "high": 1.6}}}}
+        for name, role in roles.items()
+    ]  # fmt: skip
+    variants = [
+        {"name": name, "role": role, "size_mb": 5.0 * index + 3, "cold_s": 0.4, "rtf": 0.02, "speedup": 4.0 - index,
+         "peak_rss_mb": 120.0, "clip_ms": spread_ms(10.0 * (index + 1)), "mel_ms": spread_ms(1.0),
+         "encoder_ms": spread_ms(4.0), "first_token_ms": spread_ms(6.0), "token_ms": None}
+        for index, (name, role) in enumerate(roles.items())
+    ]  # fmt: skip
+    part = {"max_abs": 1e-5, "mean_abs": 1e-6, "psnr_db": 120.0}
+    rows = [{"limit": "peak memory", "unit": "MB", "allowed": 500.0, "measured": 120.0, "kept": True}]
+    sizes = {"encoder": 1.9, "decoder": 2.5}
+    return BARE | {
+        "budget": {"device": "laptop", "description": "d.", "source": "s", "required": True, "kept": True,
+                   "cheapest": "onnx-int8", "verdicts": [{"artefact": "onnx-int8", "kept": True, "rows": rows}]},
+        "accuracy": {"normalizer": "basic", "bootstrap": 1000, "sets": ["an4"], "command": "python -m eval.wer x",
+                     "systems": systems, "samples": [{"id": "an4/1", "set": "an4", "reference": "ONE <two>",
+                                                      "texts": dict.fromkeys(roles, "one <script>alert(1)</script>")}]},
+        "latency": {"baseline": "teacher-torch-fp32", "threads": 2, "clips": 5, "runs": 100, "fixed_tokens": None,
+                    "load_average": 0.2, "baseline_drift": 1.01, "command": "c", "variants": variants},
+        "parity": {"clips": 4, "command": "c", "artefacts": [
+            {"name": "onnx-int8", "encoder": part, "logits": part, "equal_text": 0.97, "kept": True,
+             "tolerance": {"psnr_db": 15.0, "equal_text": 0.6}}]},
+        "training": {"command": "c", "steps": 3, "seconds": 2.0, "best_step": 2, "validation": [{"step": 2, "wer": 9.0}],
+                     "train": [{"step": step, "loss": 1.0, "ce": 0.5, "kl": 0.2} for step in (1, 2, 3)]},
+        "labels": {"utterances": 9, "kept": 8, "dropped": {"empty label": 1}, "audio_seconds_per_second": 30.0,
+                   "wer_to_reference": 11.0},
+        "corpus": {"splits": {"train": {"utterances": 9, "hours": 0.01}}, "refused": [{"path": "x.wav", "reason": "empty file"}]},
+        "student": {"teacher": "t", "teacher_parameters_m": sizes, "student_parameters_m": sizes, "decoder_layers_kept": [0, 3]},
+    }  # fmt: skip
+
+
+def test_a_full_report_shows_every_system_and_loads_nothing_from_elsewhere() -> None:
+    page = render(full())
+    for name in ("teacher-torch-fp32", "student-torch-fp32", "onnx-int8", "kept by onnx-int8", "x.wav (empty file)"):
+        assert name in page
+    assert page.count("<svg") == 4
+    assert not re.search(r"""(src|href)=["']?(https?:)?//""", page)
+    assert not re.search(r"@import|url\(\s*['\"]?http", page)
+
+
+def test_transcripts_are_escaped() -> None:
+    assert "<script>" not in render(full())
+    assert diff("a b", "a <b>") == "a <del>b</del> <ins>&lt;b&gt;</ins>"
+
+
+def test_the_page_is_the_same_each_time_and_its_ids_are_unique() -> None:
+    page = render(full())
+    assert page == render(full())
+    ids = re.findall(r'\bid="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
+    targets = set(re.findall(r'(?:href="#|url\(#)([^")]+)', page))
+    assert targets <= set(ids)
+
+
+def test_a_bare_report_renders() -> None:
+    assert "bare" in render(BARE)
+
+
+def test_figures_are_readable() -> None:
+    assert [figure(value) for value in (None, 0.0, 0.01234, 1.2345, 123.456, 4567.8)] == [
+        "–", "0.000", "0.012", "1.23", "123", "4568",
+    ]  # fmt: skip
+
+
+@given(st.lists(st.tuples(st.floats(0, 500), st.floats(0, 300)), min_size=1, max_size=12))
+def test_labels_do_not_overlap(places: list[tuple[float, float]]) -> None:
+    across, heights = [x for x, _ in places], [y for _, y in places]
+    placed = spread(heights, across, height=14, reach=130)
+    for first in range(len(places)):
+        assert placed[first] >= heights[first]
+        for second in range(first):
+            if abs(across[first] - across[second]) < 130:
+                assert abs(placed[first] - placed[second]) >= 14 - 1e-9
+
+
+def test_a_single_point_can_be_plotted() -> None:
+    assert "<svg" in scatter([Point("only", "export", 1.0, 2.0)], "x", "y", "p")
