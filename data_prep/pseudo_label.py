@@ -1,6 +1,6 @@
 """Stage `labels`: the teacher transcribes the train and validation audio.
 
-    accelerate launch data_prep/pseudo_label.py recipes/demo/recipe.yaml
+accelerate launch data_prep/pseudo_label.py recipes/demo/recipe.yaml
 """
 
 from collections import Counter
@@ -15,11 +15,11 @@ from tqdm import tqdm
 from data_prep.label_store import Label, finished_parts, merge_parts, write_part
 from eval.audio import read_audio
 from eval.metrics import Normalize, error_rate, normalizer
-from recipes.models import model_folder
 from eval.runtimes.torch import TorchRuntime, load_model
 from eval.runtimes.transcriber import Transcriber, Transcript
 from eval.utterances import Utterance, read_utterances
 from recipes.errors import UserError, run_main
+from recipes.models import model_folder
 from recipes.stage import arguments, open_stage
 
 
@@ -49,7 +49,9 @@ def main() -> None:
         if main_process:
             labels = merge_parts(work.folder, [item.id for item in utterances], section.shard_rows)
             kept = sum(label.kept for label in labels)
-            work.finish(counts={"utterances": len(labels), "kept": kept}, metrics=summary(labels, label.normalize))
+            work.finish(
+                counts={"utterances": len(labels), "kept": kept}, metrics=summary(labels, label.normalize)
+            )
 
 
 def length_sorted(utterances: Sequence[Utterance], batch_size: int) -> list[list[Utterance]]:
@@ -68,7 +70,10 @@ class Labeller:
 
     def __call__(self, batch: Sequence[Utterance]) -> list[Label]:
         clips = [read_audio(Path(item.audio)) for item in batch]
-        return [self._label(*pair) for pair in zip(batch, self.teacher.transcribe(clips, scores=True), strict=True)]
+        return [
+            self._label(*pair)
+            for pair in zip(batch, self.teacher.transcribe(clips, scores=True), strict=True)
+        ]
 
     def _label(self, item: Utterance, transcript: Transcript) -> Label:
         prompt = self.teacher.format.prompt

@@ -16,7 +16,11 @@ from recipes.stage import write_json
 
 
 def save_checkpoint(
-    folder: Path, step: int, model: dict[str, torch.Tensor], optimizer: torch.optim.Optimizer, extra: dict[str, Any]
+    folder: Path,
+    step: int,
+    model: dict[str, torch.Tensor],
+    optimizer: torch.optim.Optimizer,
+    extra: dict[str, Any],
 ) -> None:
     """Write `step-NNNNNNN` below folder; older checkpoints are removed once it stands."""
     final = folder / f"step-{step:07d}"
@@ -50,7 +54,9 @@ def load_checkpoint(
     """Put weights and optimiser state back; the JSON state is returned."""
     device = next(model.parameters()).device
     # Tied weights are stored once, so the head is missing by name.
-    _, unexpected = model.load_state_dict(load_file(checkpoint / "model.safetensors", device=str(device)), strict=False)
+    _, unexpected = model.load_state_dict(
+        load_file(checkpoint / "model.safetensors", device=str(device)), strict=False
+    )
     assert not unexpected, unexpected
     state: dict[str, Any] = json.loads((checkpoint / "state.json").read_text())
     moments: dict[int, dict[str, torch.Tensor]] = {}

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from transformers import WhisperForConditionalGeneration
 
-from recipes.models import PROCESSOR_FILES, model_folder
 from eval.runtimes.torch import load_model
 from recipes.errors import UserError, run_main
+from recipes.models import PROCESSOR_FILES, model_folder
 from recipes.stage import arguments, open_stage, write_json
 
 
@@ -50,7 +50,9 @@ def spaced_layers(teacher_layers: int, student_layers: int) -> list[int]:
     return [int(layer) for layer in np.linspace(0, teacher_layers - 1, student_layers).round()]
 
 
-def cut_decoder(teacher: WhisperForConditionalGeneration, layers: list[int]) -> WhisperForConditionalGeneration:
+def cut_decoder(
+    teacher: WhisperForConditionalGeneration, layers: list[int]
+) -> WhisperForConditionalGeneration:
     """A copy of the teacher with these decoder layers only."""
     config = copy.deepcopy(teacher.config)
     config.decoder_layers = len(layers)
@@ -70,7 +72,11 @@ def cut_decoder(teacher: WhisperForConditionalGeneration, layers: list[int]) -> 
 
 
 def save_model(
-    model: WhisperForConditionalGeneration, folder: Path, *, processors: Path, decoder_layers: list[int] | None = None
+    model: WhisperForConditionalGeneration,
+    folder: Path,
+    *,
+    processors: Path,
+    decoder_layers: list[int] | None = None,
 ) -> None:
     """Weights in float32 safetensors, config, and the processors' files of another model folder as they are.
 

@@ -19,17 +19,17 @@ from tqdm import tqdm
 from transformers import WhisperForConditionalGeneration
 
 from data_prep.features import LogMel
-from data_prep.label_store import Label, read_labels
+from data_prep.label_store import read_labels
 from distill import encoder_cache
 from distill.batches import IGNORE, Batch, Collate, training_batches, validation_batches
 from distill.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
 from distill.losses import Loss, distillation_loss
 from distill.student import save_model
 from eval.metrics import error_rate, normalizer
-from recipes.models import model_folder
 from eval.runtimes.torch import TorchRuntime, load_model
 from eval.runtimes.transcriber import Format, Transcriber
 from recipes.errors import RunError, UserError, run_main
+from recipes.models import model_folder
 from recipes.schema import Recipe, Train
 from recipes.stage import Work, arguments, open_stage
 
@@ -101,17 +101,23 @@ class Trainer:
         self.validation_labels = self.validation_labels[: section.validation_utterances]
         for split, rows in (("train", self.train_labels), ("validation", self.validation_labels)):
             if not rows:
-                raise UserError(f"train: expected kept labels in the {split} split of {recipe.root / 'labels'}, found none")
+                raise UserError(
+                    f"train: expected kept labels in the {split} split of {recipe.root / 'labels'}, found none"
+                )
         self.teacher = self._load_teacher() if section.kl_weight > 0 else None
         self.normalize = normalizer("basic", self.folder)
         trainable = [parameter for parameter in self.student.parameters() if parameter.requires_grad]
         optimizer = torch.optim.AdamW(trainable, lr=section.learning_rate, weight_decay=section.weight_decay)
-        self.model, self.optimizer = accelerator.prepare(StudentLogits(self.student, section.freeze_encoder), optimizer)
+        self.model, self.optimizer = accelerator.prepare(
+            StudentLogits(self.student, section.freeze_encoder), optimizer
+        )
         self.best: dict[str, float] = {}
 
     def _load_teacher(self) -> WhisperForConditionalGeneration:
         teacher = load_model(model_folder(self.recipe.teacher.model)).requires_grad_(False)
-        if self.section.freeze_encoder:  # the student's encoder is a copy of the teacher's and stays so: keep one
+        if (
+            self.section.freeze_encoder
+        ):  # the student's encoder is a copy of the teacher's and stays so: keep one
             teacher.model.encoder = self.student.model.encoder
         return teacher.to(self.accelerator.device)
 
@@ -145,7 +151,9 @@ class Trainer:
             batch_size=section.batch_size, seed=self.recipe.seed, rank=accelerator.process_index,
             world=accelerator.num_processes, workers=section.workers,
         )  # fmt: skip
-        bar = tqdm(initial=first_step, total=section.steps, desc="train", disable=not accelerator.is_main_process)
+        bar = tqdm(
+            initial=first_step, total=section.steps, desc="train", disable=not accelerator.is_main_process
+        )
         for step, batch in enumerate(batches, first_step + 1):
             self.step(step, batch)
             if step % section.eval_steps == 0 or step == section.steps:
@@ -176,7 +184,9 @@ class Trainer:
         norm = accelerator.clip_grad_norm_(self.model.parameters(), section.max_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        total, ce, kl = (float(accelerator.reduce(part.detach(), "sum") / tokens) for part in vars(loss).values())
+        total, ce, kl = (
+            float(accelerator.reduce(part.detach(), "sum") / tokens) for part in vars(loss).values()
+        )
         if total != total or total in (float("inf"), float("-inf")):
             raise RunError(f"train: loss {total} at step {step}; utterances {', '.join(batch.ids)}")
         self._log(
@@ -218,7 +228,9 @@ class Trainer:
                 TorchRuntime(self.student, self.accelerator.device), self.folder,
                 self.recipe.teacher.language, self.recipe.teacher.task,
             )  # fmt: skip
-            for batch in validation_batches(self.validation_labels, self.collate, batch_size=self.section.batch_size):
+            for batch in validation_batches(
+                self.validation_labels, self.collate, batch_size=self.section.batch_size
+            ):
                 batch = batch.to(self.accelerator.device)
                 total += float(self.loss(model, batch).total)
                 tokens += int((batch.labels_BL != IGNORE).sum())
@@ -238,7 +250,11 @@ class Trainer:
         if self.accelerator.is_main_process:
             scaler = self.accelerator.scaler
             extra = {"best": self.best, "scaler": scaler.state_dict() if scaler is not None else None}
-            weights = {name: weight for name, weight in self.student.state_dict().items() if name != "proj_out.weight"}
+            weights = {
+                name: weight
+                for name, weight in self.student.state_dict().items()
+                if name != "proj_out.weight"
+            }
             save_checkpoint(self.work.folder / "checkpoints", step, weights, self.optimizer, extra)
         self.accelerator.wait_for_everyone()
 
@@ -269,7 +285,9 @@ def schedule(step: int, warmup_steps: int, steps: int) -> float:
 def _keep_lines(metrics: Path, step: int) -> None:
     """Drop what a killed run logged after its last checkpoint."""
     lines = metrics.read_text().splitlines(keepends=True) if metrics.is_file() else []
-    metrics.write_text("".join(line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step))
+    metrics.write_text(
+        "".join(line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step)
+    )
 
 
 if __name__ == "__main__":

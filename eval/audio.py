@@ -31,7 +31,9 @@ def read_audio(path: Path) -> np.ndarray:
     except PermissionError as error:
         raise AudioError("no permission to read") from error
     except (soundfile.LibsndfileError, OSError, RuntimeError) as error:
-        reason = "empty file" if path.is_file() and path.stat().st_size == 0 else f"unreadable: {_reason(error)}"
+        reason = (
+            "empty file" if path.is_file() and path.stat().st_size == 0 else f"unreadable: {_reason(error)}"
+        )
         raise AudioError(reason) from error
     if not len(samples_NC):
         raise AudioError("no samples")

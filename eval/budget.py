@@ -83,11 +83,18 @@ def verdict(budget: DeviceBudget, variant: Mapping[str, Any], wer_increase: floa
 
 
 def judge(
-    budget: DeviceBudget, variants: Sequence[Mapping[str, Any]], macro_wer: Mapping[str, float], required: bool
+    budget: DeviceBudget,
+    variants: Sequence[Mapping[str, Any]],
+    macro_wer: Mapping[str, float],
+    required: bool,
 ) -> dict[str, Any]:
     """Verdicts on the exports (on the student where nothing was exported); the smallest that passes is named."""
-    teacher = next((macro_wer[row["name"]] for row in variants if row["role"] == "teacher" and macro_wer), None)
-    judged = [row for row in variants if row["role"] == "export"] or [row for row in variants if row["role"] == "student"]
+    teacher = next(
+        (macro_wer[row["name"]] for row in variants if row["role"] == "teacher" and macro_wer), None
+    )
+    judged = [row for row in variants if row["role"] == "export"] or [
+        row for row in variants if row["role"] == "student"
+    ]
     verdicts = []
     for row in judged:
         increase = macro_wer[row["name"]] - teacher if teacher is not None else None

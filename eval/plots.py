@@ -46,7 +46,9 @@ def scatter(points: Sequence[Point], x_label: str, y_label: str, plot_id: str) -
         axes.margins(x=0.18, y=0.18)
         figure.canvas.draw()
         places = axes.transData.transform([(point.x, point.y) for point in points])
-        offsets = spread([float(y) for _, y in places], [float(x) for x, _ in places], height=14.0, reach=130.0)
+        offsets = spread(
+            [float(y) for _, y in places], [float(x) for x, _ in places], height=14.0, reach=130.0
+        )
         middle = axes.transAxes.transform((0.62, 0))[0]
         for point, (x, _), y in zip(points, places, offsets, strict=True):
             left = x < middle
@@ -72,12 +74,25 @@ def spread(heights: Sequence[float], across: Sequence[float], *, height: float, 
     return [placed[index] for index in range(len(heights))]
 
 
-def curves(series: Sequence[tuple[str, str, list[float], list[float]]], y_label: str, plot_id: str, *, log: bool = False) -> str:
+def curves(
+    series: Sequence[tuple[str, str, list[float], list[float]]],
+    y_label: str,
+    plot_id: str,
+    *,
+    log: bool = False,
+) -> str:
     """Lines over training steps: (name, colour role, steps, values)."""
     with _style(plot_id):
         figure, axes = plt.subplots(figsize=(5.6, 3.2))
         for name, role, steps, values in series:
-            axes.plot(steps, values, color=_COLOURS[role], linewidth=1.6, label=name, marker="o" if len(steps) < 30 else "")
+            axes.plot(
+                steps,
+                values,
+                color=_COLOURS[role],
+                linewidth=1.6,
+                label=name,
+                marker="o" if len(steps) < 30 else "",
+            )
         if log:
             axes.set_yscale("log")
         axes.set_xlabel("optimiser step")
@@ -108,7 +123,9 @@ def _style(plot_id: str) -> Any:
 
 def _svg(figure: Any, plot_id: str) -> str:
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", transparent=True, bbox_inches="tight", metadata={"Date": None, "Creator": None})
+    figure.savefig(
+        buffer, format="svg", transparent=True, bbox_inches="tight", metadata={"Date": None, "Creator": None}
+    )
     plt.close(figure)
     text = buffer.getvalue()
     text = text[text.index("<svg") :]

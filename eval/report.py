@@ -1,6 +1,6 @@
 """Stage `report`: one HTML page and one JSON from the stage files alone.
 
-    python -m eval.report recipes/demo/recipe.yaml
+python -m eval.report recipes/demo/recipe.yaml
 """
 
 import json

@@ -1,6 +1,7 @@
 """The report's figures to one self-contained HTML page."""
 
 import difflib
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,17 +30,19 @@ def figure(value: float | None, digits: int = 3) -> str:
     """A number to so many significant digits, without exponents for everyday sizes."""
     if value is None:
         return "–"
-    if value == 0 or 1e-3 <= abs(value) < 1e6:
-        whole = len(str(int(abs(value))))
-        return f"{value:.{max(0, digits - whole) if abs(value) >= 1 else digits}f}"
-    return f"{value:.{digits - 1}e}"
+    if value == 0 or not 1e-4 <= abs(value) < 1e6:
+        return f"{value:.{digits - 1}e}" if value else "0"
+    above = len(str(int(abs(value)))) if abs(value) >= 1 else math.floor(math.log10(abs(value))) + 1
+    return f"{value:.{max(0, digits - above)}f}"
 
 
 def diff(reference: str, text: str) -> Markup:
     """The text with words marked that are wrong or added, and those missing from it."""
     wanted, said = reference.lower().split(), text.lower().split()
     parts: list[Markup] = []
-    for kind, first, last, start, end in difflib.SequenceMatcher(None, wanted, said, autojunk=False).get_opcodes():
+    for kind, first, last, start, end in difflib.SequenceMatcher(
+        None, wanted, said, autojunk=False
+    ).get_opcodes():
         missing, words = " ".join(wanted[first:last]), " ".join(said[start:end])
         if kind == "equal":
             parts.append(Markup("{}").format(words))
@@ -77,8 +80,12 @@ def _verdict(report: Mapping[str, Any]) -> str:
 def _plots(report: Mapping[str, Any]) -> dict[str, str]:
     plots = {}
     if report.get("accuracy") and report.get("latency"):
-        plots["latency"] = scatter(_points(report, lambda row: row["clip_ms"]["p50"]), "clip latency p50, ms", "WER, %", "p1")
-        plots["size"] = scatter(_points(report, lambda row: row["size_mb"]), "size on disk, MB", "WER, %", "p2")
+        plots["latency"] = scatter(
+            _points(report, lambda row: row["clip_ms"]["p50"]), "clip latency p50, ms", "WER, %", "p1"
+        )
+        plots["size"] = scatter(
+            _points(report, lambda row: row["size_mb"]), "size on disk, MB", "WER, %", "p2"
+        )
     training = report.get("training")
     if training and training["train"]:
         rows: Sequence[Mapping[str, float]] = training["train"]
@@ -94,7 +101,9 @@ def _plots(report: Mapping[str, Any]) -> dict[str, str]:
     if training and training["validation"]:
         rows = training["validation"]
         plots["wer"] = curves(
-            [("validation WER", "student", [row["step"] for row in rows], [row["wer"] for row in rows])], "WER, %", "p4"
+            [("validation WER", "student", [row["step"] for row in rows], [row["wer"] for row in rows])],
+            "WER, %",
+            "p4",
         )
     return plots
 
@@ -106,6 +115,8 @@ def _points(report: Mapping[str, Any], x: Any) -> list[Point]:
         if (system := systems.get(row["name"])) is not None:
             results = list(system["results"].values())
             # With one test set its interval; over several, the mean of the ends: each set is resampled by itself.
-            low, high = (sum(result["wer"][end] for result in results) / len(results) for end in ("low", "high"))
+            low, high = (
+                sum(result["wer"][end] for result in results) / len(results) for end in ("low", "high")
+            )
             points.append(Point(row["name"], row["role"], x(row), system["macro"]["wer"], low, high))
     return points

@@ -34,11 +34,15 @@ def main() -> None:
         test = read_utterances(recipe.root / "corpus", "test")
         scored = [item for item in test if item.text]
         if not scored:
-            raise UserError("eval: expected test utterances with text, found none; add a test split or set `eval: null`")
+            raise UserError(
+                "eval: expected test utterances with text, found none; add a test split or set `eval: null`"
+            )
         # 2. Hypotheses, a system at a time.
         judged = systems(recipe)
         texts = {
-            system.name: hypotheses(system, scored, recipe, section, work.folder / f"hypotheses-{system.name}.json")
+            system.name: hypotheses(
+                system, scored, recipe, section, work.folder / f"hypotheses-{system.name}.json"
+            )
             for system in judged
         }
         # 3. Error rates with intervals, each system beside the teacher on the same utterances.
@@ -46,7 +50,10 @@ def main() -> None:
         references = [normalize(item.text or "") for item in scored]
         normal = {name: [normalize(text) for text in values] for name, values in texts.items()}
         sets = list(dict.fromkeys(item.source for item in scored))
-        rows = [score(system, judged[0], scored, sets, references, normal, section, recipe.seed) for system in judged]
+        rows = [
+            score(system, judged[0], scored, sets, references, normal, section, recipe.seed)
+            for system in judged
+        ]
         # 4. One file.
         result = {
             "normalizer": section.normalizer, "bootstrap": section.bootstrap, "sets": sets, "command": command,
@@ -78,7 +85,9 @@ def hypotheses(
     for start in tqdm(range(0, len(order), size), f"eval {system.name}", unit="batch"):
         batch = order[start : start + size]
         clips = [read_audio(Path(utterances[index].audio)) for index in batch]
-        for index, transcript in zip(batch, transcriber.transcribe(clips, max_tokens=section.max_tokens), strict=True):
+        for index, transcript in zip(
+            batch, transcriber.transcribe(clips, max_tokens=section.max_tokens), strict=True
+        ):
             texts[index] = transcript.text
     write_json(file, texts)
     return texts
@@ -105,10 +114,17 @@ def score(
             **{kind: counted[kind] for kind in ("substitutions", "deletions", "insertions")},
             "versus_teacher": None
             if system is teacher
-            else _interval(words, count_errors(truth, [texts[teacher.name][index] for index in chosen]), section, seed),
+            else _interval(
+                words, count_errors(truth, [texts[teacher.name][index] for index in chosen]), section, seed
+            ),
         }
     macro = {rate: sum(results[name][rate]["value"] for name in sets) / len(sets) for rate in ("wer", "cer")}
-    identity = {"name": system.name, "role": system.role, "runtime": system.runtime, "precision": system.precision}
+    identity = {
+        "name": system.name,
+        "role": system.role,
+        "runtime": system.runtime,
+        "precision": system.precision,
+    }
     return {**identity, "results": results, "macro": macro}
 
 

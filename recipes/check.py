@@ -12,7 +12,10 @@ from recipes.stage import stages
 def estimate(recipe: Recipe) -> list[str]:
     """Lines of text about a recipe; UserError names the first key whose file or folder is not there."""
     _paths(recipe)
-    lines = [f"recipe {recipe.name}: {' -> '.join(spec.name for spec in stages(recipe))}", f"folder {recipe.root}"]
+    lines = [
+        f"recipe {recipe.name}: {' -> '.join(spec.name for spec in stages(recipe))}",
+        f"folder {recipe.root}",
+    ]
     shape = teacher_shape(recipe.teacher.model)
     if shape is None:
         return [*lines, f"teacher {recipe.teacher.model}: of unknown shape until it is fetched; no estimates"]
@@ -24,7 +27,9 @@ def estimate(recipe: Recipe) -> list[str]:
     student = shape.with_decoder_layers(recipe.student.decoder_layers)
     lines += [_model_line("teacher", shape), _model_line("student", student)]
     if recipe.train is not None:
-        trained = student.decoder_parameters + (0 if recipe.train.freeze_encoder else student.encoder_parameters)
+        trained = student.decoder_parameters + (
+            0 if recipe.train.freeze_encoder else student.encoder_parameters
+        )
         # float32 weights of both, and for what is trained a gradient and AdamW's two moments.
         held = student.parameters + (shape.decoder_parameters if recipe.train.kl_weight > 0 else 0)
         if recipe.train.kl_weight > 0 and not recipe.train.freeze_encoder:
@@ -33,9 +38,13 @@ def estimate(recipe: Recipe) -> list[str]:
             f"train   {trained / 1e6:.1f} M trained; weights, gradients and AdamW "
             f"{(4 * held + 12 * trained) / 1e9:.2f} GB, activations beside"
         )
-        lines.append(f"disk    checkpoints and student {(2 * 4 * student.parameters + 12 * trained) / 1e9:.2f} GB")
+        lines.append(
+            f"disk    checkpoints and student {(2 * 4 * student.parameters + 12 * trained) / 1e9:.2f} GB"
+        )
     bytes_each = {"fp32": 4, "fp16": 2, "int8": 1}
-    sizes = ", ".join(f"{name} {student.parameters * bytes_each[name] / 1e6:.0f} MB" for name in recipe.export.onnx)
+    sizes = ", ".join(
+        f"{name} {student.parameters * bytes_each[name] / 1e6:.0f} MB" for name in recipe.export.onnx
+    )
     return [*lines, f"export  ONNX {sizes or 'none'} at least"]
 
 
@@ -53,7 +62,9 @@ def teacher_shape(model: str) -> Shape | None:
     try:
         return Shape.from_config(json.loads((folder / "config.json").read_text()))
     except (json.JSONDecodeError, KeyError) as error:
-        raise UserError(f"{folder / 'config.json'}: expected a Whisper configuration, found {error!r}") from error
+        raise UserError(
+            f"{folder / 'config.json'}: expected a Whisper configuration, found {error!r}"
+        ) from error
 
 
 def _paths(recipe: Recipe) -> None:
@@ -71,4 +82,6 @@ def _paths(recipe: Recipe) -> None:
                 )
     for key, file in (("budget.device", recipe.budget and recipe.budget.device), ("launch", recipe.launch)):
         if file is not None and not file.is_file():
-            raise UserError(f"{key}: expected a file at {file} ({file.absolute()}), found none; correct the path")
+            raise UserError(
+                f"{key}: expected a file at {file} ({file.absolute()}), found none; correct the path"
+            )

@@ -1,11 +1,11 @@
 """`sottovoce`: runs each stage of a recipe as its own process, and imports none of them.
 
-    sottovoce run recipes/demo/recipe.yaml                 what is missing or stale, the rest is skipped
-    sottovoce run recipes/demo/recipe.yaml --from train    from a stage on, whatever is there
-    sottovoce check recipes/demo/recipe.yaml               validate and estimate; runs nothing
-    sottovoce stages recipes/demo/recipe.yaml              what stands where
-    sottovoce transcribe runs/demo/train/model a.wav       text of audio files
-    sottovoce schema                                       JSON schema of the recipe, for editors
+sottovoce run recipes/demo/recipe.yaml                 what is missing or stale, the rest is skipped
+sottovoce run recipes/demo/recipe.yaml --from train    from a stage on, whatever is there
+sottovoce check recipes/demo/recipe.yaml               validate and estimate; runs nothing
+sottovoce stages recipes/demo/recipe.yaml              what stands where
+sottovoce transcribe runs/demo/train/model a.wav       text of audio files
+sottovoce schema                                       JSON schema of the recipe, for editors
 """
 
 import argparse
@@ -47,8 +47,12 @@ def _main() -> None:
         command.add_argument("overrides", nargs="*", help="section.key=value")
         command.set_defaults(function=function)
         if name == "run":
-            command.add_argument("--from", dest="first", choices=SPECS, metavar="STAGE", help="rerun from this stage on")
-            command.add_argument("--until", dest="last", choices=SPECS, metavar="STAGE", help="stop after this stage")
+            command.add_argument(
+                "--from", dest="first", choices=SPECS, metavar="STAGE", help="rerun from this stage on"
+            )
+            command.add_argument(
+                "--until", dest="last", choices=SPECS, metavar="STAGE", help="stop after this stage"
+            )
     transcribe = commands.add_parser("transcribe", help="text of audio files", add_help=False)
     transcribe.set_defaults(function=_transcribe)
     commands.add_parser("schema", help="print the recipe's JSON schema").set_defaults(
@@ -98,7 +102,9 @@ def _start(recipe: Recipe, spec: Spec, given: argparse.Namespace) -> None:
     else:
         command = [sys.executable, *rest]
     # accelerate's launcher hides a stage's exit status, so that is read from the stage's record.
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(_HOME), os.environ.get("PYTHONPATH", "")]).rstrip(":")}
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(_HOME), os.environ.get("PYTHONPATH", "")]).rstrip(":")
+    }
     done = subprocess.run([*command, str(given.recipe), *given.overrides], env=environment, check=False)
     if done.returncode == 0:
         return

@@ -23,7 +23,9 @@ Normalizer = Literal["basic", "english", "none"]
 class Section(BaseModel):
     """Frozen; unknown keys are refused; a field's docstring is its description in the JSON schema."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=()
+    )
 
 
 class Teacher(Section):
@@ -69,7 +71,9 @@ class Source(Section):
     @property
     def label(self) -> str:
         """The source's name in tables and utterance ids."""
-        place = self.audiofolder or self.audio or (self.synthesis.sentences if self.synthesis else Path("audio"))
+        place = (
+            self.audiofolder or self.audio or (self.synthesis.sentences if self.synthesis else Path("audio"))
+        )
         return self.name or place.stem
 
 
@@ -147,7 +151,9 @@ class Train(Section):
     @model_validator(mode="after")
     def _cache_needs_a_frozen_encoder(self) -> Self:
         if self.cache_encoder and not self.freeze_encoder:
-            raise ValueError("cache_encoder: true needs freeze_encoder: true, since a trained encoder changes its states")
+            raise ValueError(
+                "cache_encoder: true needs freeze_encoder: true, since a trained encoder changes its states"
+            )
         return self
 
 
@@ -291,7 +297,9 @@ def validate(values: Any, where: str) -> Recipe:
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
-        raise UserError(f"recipe {where}: {'; '.join(_explain(problem) for problem in error.errors())}") from error
+        raise UserError(
+            f"recipe {where}: {'; '.join(_explain(problem) for problem in error.errors())}"
+        ) from error
 
 
 def _explain(problem: Any) -> str:

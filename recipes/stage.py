@@ -122,7 +122,9 @@ def state(recipe: Recipe, name: str) -> State:
         if not (earlier := state(recipe, need)).current:
             return State(False, f"{need} is {earlier.reason}")
     made_from, now = record["inputs"], fingerprints(recipe, name)
-    changed = [key for key in now if made_from.get(key) != now[key]] + [key for key in made_from if key not in now]
+    changed = [key for key in now if made_from.get(key) != now[key]] + [
+        key for key in made_from if key not in now
+    ]
     if changed:
         return State(False, f"stale: {', '.join(changed)} changed")
     for path, output in record["outputs"].items():
@@ -232,7 +234,9 @@ class Work:
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise UserError(f"{self.folder}: another process is making this stage; wait for it or stop it") from error
+            raise UserError(
+                f"{self.folder}: another process is making this stage; wait for it or stop it"
+            ) from error
         self._record["seconds_before"] = record.get("seconds_before", 0.0)
         write_json(self.folder / "stage.json", self._record)
 
@@ -259,7 +263,10 @@ class Work:
             if file.is_file() and file.name != "stage.json":
                 with file.open("rb") as stream:
                     digest = hashlib.file_digest(stream, "sha256").hexdigest()
-                outputs[file.relative_to(self.folder).as_posix()] = {"bytes": file.stat().st_size, "sha256": digest}
+                outputs[file.relative_to(self.folder).as_posix()] = {
+                    "bytes": file.stat().st_size,
+                    "sha256": digest,
+                }
         self._record |= {
             "status": "done",
             "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),

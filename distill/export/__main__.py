@@ -1,6 +1,6 @@
 """Stage `export`: the student as files for devices, each compared with torch on real audio.
 
-    python -m distill.export recipes/demo/recipe.yaml
+python -m distill.export recipes/demo/recipe.yaml
 """
 
 import shutil
@@ -39,14 +39,24 @@ def main() -> None:
         for precision in section.onnx:
             artefact = f"onnx-{precision}"
             row = compare(reference, open_runtime("onnx", folder, precision, threads=2), artefact)
-            limits = {"psnr_db": tolerance.min_psnr_db[precision], "equal_text": tolerance.min_equal_text[precision]}
+            limits = {
+                "psnr_db": tolerance.min_psnr_db[precision],
+                "equal_text": tolerance.min_equal_text[precision],
+            }
             kept = (
                 min(row["encoder"]["psnr_db"], row["logits"]["psnr_db"]) >= limits["psnr_db"]
                 and row["equal_text"] >= limits["equal_text"]
             )
             size_mb = sum(file.stat().st_size for file in files[precision]) / 1e6
             artefacts.append(
-                {"name": artefact, "precision": precision, "size_mb": size_mb, **row, "tolerance": limits, "kept": kept}
+                {
+                    "name": artefact,
+                    "precision": precision,
+                    "size_mb": size_mb,
+                    **row,
+                    "tolerance": limits,
+                    "kept": kept,
+                }
             )
         write_json(
             work.folder / "parity.json",
@@ -59,7 +69,9 @@ def main() -> None:
             )
         work.finish(
             counts={"artefacts": len(artefacts)},
-            metrics={row["name"]: {"equal_text": row["equal_text"], "size_mb": row["size_mb"]} for row in artefacts},
+            metrics={
+                row["name"]: {"equal_text": row["equal_text"], "size_mb": row["size_mb"]} for row in artefacts
+            },
         )
 
 
@@ -69,7 +81,9 @@ def parity_clips(recipe: Recipe) -> list[Path]:
     corpus = recipe.root / "corpus"
     chosen = read_utterances(corpus, "validation") or read_utterances(corpus, "train")
     if not chosen:
-        raise UserError("export: expected validation or train audio for the parity check, found none in the corpus")
+        raise UserError(
+            "export: expected validation or train audio for the parity check, found none in the corpus"
+        )
     return [Path(item.audio) for item in chosen[:: max(1, len(chosen) // count)][:count]]
 
 

@@ -41,7 +41,9 @@ class Reference:
         for path in tqdm(paths, "parity torch", unit="clip"):
             mel_BFT = transcriber.features([read_audio(path)])
             (transcript,) = transcriber.decode(mel_BFT, max_tokens=max_tokens)
-            encoder_BSD, logits = forced(transcriber.runtime, mel_BFT, transcriber.format.prompt, transcript.tokens)
+            encoder_BSD, logits = forced(
+                transcriber.runtime, mel_BFT, transcriber.format.prompt, transcript.tokens
+            )
             clips.append(Clip(mel_BFT, encoder_BSD, logits, transcript.tokens))
         return cls(transcriber, clips, max_tokens)
 
@@ -72,7 +74,11 @@ def compare(reference: Reference, runtime: Runtime, name: str) -> dict[str, Any]
             logits.add(expected, found)
         (transcript,) = other.decode(clip.mel_BFT, max_tokens=reference.max_tokens)
         equal += transcript.tokens == clip.tokens
-    return {"encoder": encoder.figures(), "logits": logits.figures(), "equal_text": equal / len(reference.clips)}
+    return {
+        "encoder": encoder.figures(),
+        "logits": logits.figures(),
+        "equal_text": equal / len(reference.clips),
+    }
 
 
 class Difference:

@@ -14,7 +14,11 @@ def variant(name: str, role: str, size_mb: float, p95: float) -> dict[str, Any]:
             "clip_ms": {"p50": p95 / 2, "p95": p95}}  # fmt: skip
 
 
-VARIANTS = [variant("teacher", "teacher", 20, 900), variant("a", "export", 10, 100), variant("b", "export", 4, 120)]
+VARIANTS = [
+    variant("teacher", "teacher", 20, 900),
+    variant("a", "export", 10, 100),
+    variant("b", "export", 4, 120),
+]
 WER = {"teacher": 10.0, "a": 10.5, "b": 10.9}
 
 
@@ -46,6 +50,8 @@ def test_a_misspelt_limit_is_refused(tmp_path: Path) -> None:
         load_budget(budget(tmp_path, clip_p95=3))
 
 
-@pytest.mark.parametrize("file", sorted((ROOT / "recipes" / "budgets").glob("*.yaml")), ids=lambda file: file.stem)
+@pytest.mark.parametrize(
+    "file", sorted((ROOT / "recipes" / "budgets").glob("*.yaml")), ids=lambda file: file.stem
+)
 def test_every_budget_here_is_valid(file: Path) -> None:
     assert load_budget(file).name == file.stem

@@ -14,7 +14,12 @@ from eval.runtimes.mel import log_mel
 
 
 @settings(max_examples=15, deadline=None)
-@given(samples=st.integers(1, 60_000), bins=st.sampled_from([80, 128]), seed=st.integers(0, 99), level=st.floats(1e-4, 1))
+@given(
+    samples=st.integers(1, 60_000),
+    bins=st.sampled_from([80, 128]),
+    seed=st.integers(0, 99),
+    level=st.floats(1e-4, 1),
+)
 def test_log_mel_equals_transformers(samples: int, bins: int, seed: int, level: float) -> None:
     clip = (level * np.random.default_rng(seed).standard_normal(samples)).astype(np.float32)
     reference = WhisperFeatureExtractor(feature_size=bins, chunk_length=3)
@@ -29,8 +34,12 @@ def test_silence_is_finite() -> None:
     assert np.isfinite(log_mel(np.zeros(0, np.float32), 80, 48_000)).all()
 
 
-@pytest.mark.parametrize(("rate", "channels", "subtype"), [(8000, 1, "PCM_16"), (48_000, 2, "PCM_24"), (22_050, 1, "FLOAT")])
-def test_any_rate_width_and_channel_count_becomes_16_khz_mono(tmp_path: Path, rate: int, channels: int, subtype: str) -> None:
+@pytest.mark.parametrize(
+    ("rate", "channels", "subtype"), [(8000, 1, "PCM_16"), (48_000, 2, "PCM_24"), (22_050, 1, "FLOAT")]
+)
+def test_any_rate_width_and_channel_count_becomes_16_khz_mono(
+    tmp_path: Path, rate: int, channels: int, subtype: str
+) -> None:
     tone = np.sin(2 * np.pi * 440 * np.arange(rate) / rate)
     soundfile.write(tmp_path / "tone.wav", np.stack([tone] * channels, axis=1), rate, subtype=subtype)
     samples = read_audio(tmp_path / "tone.wav")

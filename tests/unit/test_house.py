@@ -34,7 +34,12 @@ def test_imports_go_one_way(file: Path) -> None:
 
 def test_the_command_line_starts_stages_and_imports_none() -> None:
     for file in (ROOT / "recipes").glob("*.py"):
-        heavy = {name.split(".")[0] for name in imported(file)} & {"torch", "transformers", "accelerate", "onnxruntime"}
+        heavy = {name.split(".")[0] for name in imported(file)} & {
+            "torch",
+            "transformers",
+            "accelerate",
+            "onnxruntime",
+        }
         assert not heavy, f"{file} imports {heavy}"
 
 
@@ -42,7 +47,10 @@ def test_the_command_line_starts_stages_and_imports_none() -> None:
 def test_no_file_beside_a_launched_script_shadows_a_package(package: str) -> None:
     # `accelerate launch distill/train.py` puts distill/ first on sys.path.
     taken = set(sys.stdlib_module_names) | set(metadata.packages_distributions()) - set(ORDER)
-    shadows = {path.stem for path in (ROOT / package).iterdir() if path.suffix == ".py"} - {"__init__", "__main__"}
+    shadows = {path.stem for path in (ROOT / package).iterdir() if path.suffix == ".py"} - {
+        "__init__",
+        "__main__",
+    }
     assert not shadows & taken
 
 
@@ -53,7 +61,11 @@ def test_deployed_runtimes_need_neither_torch_nor_transformers() -> None:
                 name.split(".")[0]
                 for node in ast.parse(file.read_text()).body
                 if isinstance(node, ast.Import | ast.ImportFrom)
-                for name in ([alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""])
+                for name in (
+                    [alias.name for alias in node.names]
+                    if isinstance(node, ast.Import)
+                    else [node.module or ""]
+                )
             }
             assert not top & {"torch", "transformers", "onnx"}, f"{file} imports {top}"
 

@@ -7,8 +7,21 @@ from hypothesis import strategies as st
 from eval.plots import Point, scatter, spread
 from eval.report_page import diff, figure, render
 
-MACHINE = {"cpu": "A CPU", "cores": 2, "memory_gb": 8.0, "platform": "Linux", "python": "3.11", "versions": {"torch": "2"}}
-BARE = {"name": "bare", "date": "2026-01-01", "command": "sottovoce run x", "commit": None, "machine": MACHINE}
+MACHINE = {
+    "cpu": "A CPU",
+    "cores": 2,
+    "memory_gb": 8.0,
+    "platform": "Linux",
+    "python": "3.11",
+    "versions": {"torch": "2"},
+}
+BARE = {
+    "name": "bare",
+    "date": "2026-01-01",
+    "command": "sottovoce run x",
+    "commit": None,
+    "machine": MACHINE,
+}
 
 
 def spread_ms(p50: float) -> dict[str, float]:
@@ -55,7 +68,13 @@ def full() -> dict[str, Any]:
 
 def test_a_full_report_shows_every_system_and_loads_nothing_from_elsewhere() -> None:
     page = render(full())
-    for name in ("teacher-torch-fp32", "student-torch-fp32", "onnx-int8", "kept by onnx-int8", "x.wav (empty file)"):
+    for name in (
+        "teacher-torch-fp32",
+        "student-torch-fp32",
+        "onnx-int8",
+        "kept by onnx-int8",
+        "x.wav (empty file)",
+    ):
         assert name in page
     assert page.count("<svg") == 4
     assert not re.search(r"""(src|href)=["']?(https?:)?//""", page)
@@ -81,8 +100,8 @@ def test_a_bare_report_renders() -> None:
 
 
 def test_figures_are_readable() -> None:
-    assert [figure(value) for value in (None, 0.0, 0.01234, 1.2345, 123.456, 4567.8)] == [
-        "–", "0.000", "0.012", "1.23", "123", "4568",
+    assert [figure(value) for value in (None, 0.0, 4.2e-6, 0.01234, 0.5, 1.2345, 123.456, 4567.8)] == [
+        "–", "0", "4.20e-06", "0.0123", "0.500", "1.23", "123", "4568",
     ]  # fmt: skip
 
 

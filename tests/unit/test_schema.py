@@ -87,7 +87,9 @@ def test_values_survive_a_round_trip(rate: float, steps: int, weight: float) -> 
     assert Recipe.model_validate(json.loads(first.model_dump_json())) == first
 
 
-@pytest.mark.parametrize("file", sorted(ROOT.glob("recipes/*/recipe.yaml")), ids=lambda file: file.parent.name)
+@pytest.mark.parametrize(
+    "file", sorted(ROOT.glob("recipes/*/recipe.yaml")), ids=lambda file: file.parent.name
+)
 def test_every_recipe_here_is_valid(file: Path) -> None:
     assert load(file).name == file.parent.name
 

@@ -49,13 +49,17 @@ def test_a_cut_keeps_the_encoder_and_its_layers_and_saves_all_other_loaders_read
     save_model(student, tmp_path, processors=TEACHER, decoder_layers=[0, 3])
     again = load_model(tmp_path)
     assert again.config.decoder_layers == 2
-    assert torch.equal(
-        again.model.decoder.layers[1].fc1.weight, teacher.model.decoder.layers[3].fc1.weight
-    )
+    assert torch.equal(again.model.decoder.layers[1].fc1.weight, teacher.model.decoder.layers[3].fc1.weight)
     assert torch.equal(again.model.encoder.conv1.weight, teacher.model.encoder.conv1.weight)
     assert again.proj_out.weight.data_ptr() == again.model.decoder.embed_tokens.weight.data_ptr()
     assert {weight.dtype for weight in load_file(tmp_path / "model.safetensors").values()} == {torch.float32}
-    for name in ("tokenizer.json", "preprocessor_config.json", "vocab.json", "merges.txt", "generation_config.json"):
+    for name in (
+        "tokenizer.json",
+        "preprocessor_config.json",
+        "vocab.json",
+        "merges.txt",
+        "generation_config.json",
+    ):
         assert (tmp_path / name).is_file(), name
 
 
@@ -66,7 +70,9 @@ def test_alignment_heads_follow_their_layers(tmp_path: Path) -> None:
         if file.suffix == ".json":
             (processors / file.name).write_text(file.read_text())
     generation = json.loads((processors / "generation_config.json").read_text())
-    (processors / "generation_config.json").write_text(json.dumps(generation | {"alignment_heads": [[0, 1], [2, 0], [3, 2]]}))
+    (processors / "generation_config.json").write_text(
+        json.dumps(generation | {"alignment_heads": [[0, 1], [2, 0], [3, 2]]})
+    )
     student = cut_decoder(load_model(TEACHER), [0, 3])
     save_model(student, tmp_path / "out", processors=processors, decoder_layers=[0, 3])
     saved = json.loads((tmp_path / "out" / "generation_config.json").read_text())

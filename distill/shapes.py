@@ -1,0 +1,57 @@
+"""A model of a true Whisper shape with random weights and a real vocabulary, for sizes and latencies.
+
+python -m distill.shapes tiny VOCABULARY_FOLDER OUTPUT_FOLDER
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+from transformers import WhisperConfig, WhisperForConditionalGeneration
+
+from distill.student import save_model
+from recipes.errors import UserError, run_main
+from recipes.shapes import SHAPES
+
+
+def main() -> None:
+    """Shape, vocabulary, folder."""
+    parser = argparse.ArgumentParser(prog="python -m distill.shapes", description=__doc__.split("\n", 1)[0])
+    parser.add_argument("shape", choices=SHAPES)
+    parser.add_argument(
+        "vocabulary", type=Path, help="folder with tokenizer, feature extractor and generation config"
+    )
+    parser.add_argument("output", type=Path)
+    given = parser.parse_args()
+    random_model(given.shape, given.vocabulary, given.output)
+
+
+def random_model(shape_name: str, vocabulary: Path, output: Path, seed: int = 0) -> None:
+    """Write a model folder; vocabulary size, mel bins and window come from the vocabulary's folder."""
+    try:
+        generation = json.loads((vocabulary / "generation_config.json").read_text())
+        features = json.loads((vocabulary / "preprocessor_config.json").read_text())
+        tokens = json.loads((vocabulary / "tokenizer.json").read_text())
+    except OSError as error:
+        raise UserError(
+            f"{vocabulary}: expected a tokenizer and feature extractor in Whisper format, {error}"
+        ) from error
+    size = 1 + max(
+        [token["id"] for token in tokens["added_tokens"]] + list(tokens["model"]["vocab"].values())
+    )
+    shape = SHAPES[shape_name]
+    config = WhisperConfig(
+        d_model=shape.width, encoder_layers=shape.encoder_layers, decoder_layers=shape.decoder_layers,
+        encoder_attention_heads=shape.heads, decoder_attention_heads=shape.heads, encoder_ffn_dim=4 * shape.width,
+        decoder_ffn_dim=4 * shape.width, vocab_size=size, num_mel_bins=features["feature_size"],
+        max_source_positions=features["chunk_length"] * 50, max_target_positions=shape.target_positions,
+        bos_token_id=generation["bos_token_id"], eos_token_id=generation["eos_token_id"],
+        pad_token_id=generation["pad_token_id"], decoder_start_token_id=generation["decoder_start_token_id"],
+    )  # fmt: skip
+    torch.manual_seed(seed)
+    save_model(WhisperForConditionalGeneration(config).eval(), output, processors=vocabulary)
+
+
+if __name__ == "__main__":
+    run_main(main)
