@@ -1,0 +1,1 @@
+"""Audio in, pseudo-labelled shards out."""

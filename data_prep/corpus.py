@@ -69,9 +69,7 @@ def main() -> None:
         for item in refused:
             tqdm.write(f"corpus: refused {item.path}: {item.reason}")
         if not utterances:
-            raise UserError(
-                f"corpus.sources: expected audio, found none that can be read among {total} files"
-            )
+            raise UserError(f"corpus.sources: expected audio, found none that can be read among {total} files")
         if len(refused) > recipe.corpus.max_error_rate * total:
             raise RunError(
                 f"corpus: {len(refused)} of {total} files cannot be used, above corpus.max_error_rate "
@@ -88,9 +86,7 @@ def main() -> None:
             }
             for split in SPLITS
         }
-        work.finish(
-            counts={"utterances": len(utterances), "refused": len(refused)}, metrics={"splits": splits}
-        )
+        work.finish(counts={"utterances": len(utterances), "refused": len(refused)}, metrics={"splits": splits})
 
 
 def _settled(audio: str, partial: Path, final: Path) -> str:
@@ -100,9 +96,7 @@ def _settled(audio: str, partial: Path, final: Path) -> str:
 
 
 def _distinct(corpus: Corpus) -> list[Source]:
-    twice = [
-        label for label, count in Counter(source.label for source in corpus.sources).items() if count > 1
-    ]
+    twice = [label for label, count in Counter(source.label for source in corpus.sources).items() if count > 1]
     if twice:
         raise UserError(f"corpus.sources: two sources are called {twice[0]}; set `name` on one of them")
     return corpus.sources
@@ -120,9 +114,7 @@ def find(source: Source, corpus: Corpus, folder: Path, seed: int) -> Iterator[Fo
         raise UserError(
             f"corpus.sources.{key}: expected a folder at {place} ({place.absolute()}), found none; correct the path"
         )
-    named = {
-        _SPLIT_ALIASES[child.name]: child for child in sorted(place.iterdir()) if child.name in _SPLIT_ALIASES
-    }
+    named = {_SPLIT_ALIASES[child.name]: child for child in sorted(place.iterdir()) if child.name in _SPLIT_ALIASES}
     listing = _metadata if source.audiofolder else _bare
     some = False
     for split, child in (named or {"train": place}).items():
@@ -156,9 +148,7 @@ def _json_lines(file: Path, lines: Iterable[str]) -> Iterator[Any]:
             try:
                 yield json.loads(line)
             except json.JSONDecodeError as error:
-                raise UserError(
-                    f"{file} line {number}: expected a JSON object, found {line.strip()!r:.60}"
-                ) from error
+                raise UserError(f"{file} line {number}: expected a JSON object, found {line.strip()!r:.60}") from error
 
 
 def _bare(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -182,9 +172,7 @@ def _synthesized(source: Source, corpus: Corpus, folder: Path, seed: int) -> Ite
 def read_all(found: dict[str, list[Found]], corpus: Corpus) -> tuple[list[Utterance], list[Refused]]:
     """Decode every file once, in threads (libsndfile releases the interpreter lock)."""
     jobs = [(label, item) for label, items in found.items() for item in _limited(items, corpus.limit)]
-    held_out = {
-        label for label, items in found.items() if not any(item.split == "validation" for item in items)
-    }
+    held_out = {label for label, items in found.items() if not any(item.split == "validation" for item in items)}
     utterances, refused = [], []
     with ThreadPoolExecutor() as pool:
         results = pool.map(lambda job: _read(job[1]), jobs)

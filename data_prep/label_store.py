@@ -74,9 +74,7 @@ def merge_parts(folder: Path, order: Sequence[str], shard_rows: int) -> list[Lab
     """
     files = sorted(folder.glob("parts/part-*.parquet"))
     labels = {label.id: label for file in files for label in _read(file)}
-    assert labels.keys() == set(order), (
-        f"{len(set(order) ^ labels.keys())} utterances without exactly one label"
-    )
+    assert labels.keys() == set(order), f"{len(set(order) ^ labels.keys())} utterances without exactly one label"
     ordered = [labels[name] for name in order]
     for number, start in enumerate(range(0, len(ordered), shard_rows)):
         _write(folder / f"labels-{number:05d}.parquet", ordered[start : start + shard_rows])

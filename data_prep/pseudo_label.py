@@ -49,9 +49,7 @@ def main() -> None:
         if main_process:
             labels = merge_parts(work.folder, [item.id for item in utterances], section.shard_rows)
             kept = sum(label.kept for label in labels)
-            work.finish(
-                counts={"utterances": len(labels), "kept": kept}, metrics=summary(labels, label.normalize)
-            )
+            work.finish(counts={"utterances": len(labels), "kept": kept}, metrics=summary(labels, label.normalize))
 
 
 def length_sorted(utterances: Sequence[Utterance], batch_size: int) -> list[list[Utterance]]:
@@ -69,11 +67,9 @@ class Labeller:
     max_wer: float | None
 
     def __call__(self, batch: Sequence[Utterance]) -> list[Label]:
+        """Transcribe one batch."""
         clips = [read_audio(Path(item.audio)) for item in batch]
-        return [
-            self._label(*pair)
-            for pair in zip(batch, self.teacher.transcribe(clips, scores=True), strict=True)
-        ]
+        return [self._label(*pair) for pair in zip(batch, self.teacher.transcribe(clips, scores=True), strict=True)]
 
     def _label(self, item: Utterance, transcript: Transcript) -> Label:
         prompt = self.teacher.format.prompt

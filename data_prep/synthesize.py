@@ -153,9 +153,7 @@ def _voice(voices: Sequence[str], draw: np.random.Generator) -> str:
     return voices[int(draw.integers(len(voices)))]
 
 
-def synthesize(
-    sentences: Sequence[str], voices: Sequence[str], folder: Path, *, seed: int
-) -> list[dict[str, Any]]:
+def synthesize(sentences: Sequence[str], voices: Sequence[str], folder: Path, *, seed: int) -> list[dict[str, Any]]:
     """Speak each sentence into folder/NNNNNN.flac, 16 kHz mono; rows of file_name, text, speaker, seconds.
 
     Files that are there are kept, so a killed run resumes; a file's bytes depend on its sentence and place,

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -36,7 +36,7 @@ class Batch:
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on another device."""
-        moved = {
+        moved: dict[str, Any] = {
             name: value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
             for name, value in vars(self).items()
         }
@@ -60,6 +60,7 @@ class Collate:
     states: States | None = None
 
     def __call__(self, rows: Sequence[Label]) -> Batch:
+        """One batch of these rows."""
         samples_BN = np.zeros((len(rows), 0 if self.states else self.window_samples), np.float32)
         longest = max(len(row.tokens) for row in rows) - 1
         inputs_BL = np.full((len(rows), longest), self.pad_token, np.int64)

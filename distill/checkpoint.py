@@ -48,15 +48,11 @@ def latest_checkpoint(folder: Path) -> Path | None:
     return max(folder.glob("step-*"), default=None)
 
 
-def load_checkpoint(
-    checkpoint: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer
-) -> dict[str, Any]:
+def load_checkpoint(checkpoint: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """Put weights and optimiser state back; the JSON state is returned."""
     device = next(model.parameters()).device
     # Tied weights are stored once, so the head is missing by name.
-    _, unexpected = model.load_state_dict(
-        load_file(checkpoint / "model.safetensors", device=str(device)), strict=False
-    )
+    _, unexpected = model.load_state_dict(load_file(checkpoint / "model.safetensors", device=str(device)), strict=False)
     assert not unexpected, unexpected
     state: dict[str, Any] = json.loads((checkpoint / "state.json").read_text())
     moments: dict[int, dict[str, torch.Tensor]] = {}

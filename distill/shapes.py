@@ -19,9 +19,7 @@ def main() -> None:
     """Shape, vocabulary, folder."""
     parser = argparse.ArgumentParser(prog="python -m distill.shapes", description=__doc__.split("\n", 1)[0])
     parser.add_argument("shape", choices=SHAPES)
-    parser.add_argument(
-        "vocabulary", type=Path, help="folder with tokenizer, feature extractor and generation config"
-    )
+    parser.add_argument("vocabulary", type=Path, help="folder with tokenizer, feature extractor and generation config")
     parser.add_argument("output", type=Path)
     given = parser.parse_args()
     random_model(given.shape, given.vocabulary, given.output)
@@ -37,9 +35,7 @@ def random_model(shape_name: str, vocabulary: Path, output: Path, seed: int = 0)
         raise UserError(
             f"{vocabulary}: expected a tokenizer and feature extractor in Whisper format, {error}"
         ) from error
-    size = 1 + max(
-        [token["id"] for token in tokens["added_tokens"]] + list(tokens["model"]["vocab"].values())
-    )
+    size = 1 + max([token["id"] for token in tokens["added_tokens"]] + list(tokens["model"]["vocab"].values()))
     shape = SHAPES[shape_name]
     config = WhisperConfig(
         d_model=shape.width, encoder_layers=shape.encoder_layers, decoder_layers=shape.decoder_layers,

@@ -50,9 +50,7 @@ def spaced_layers(teacher_layers: int, student_layers: int) -> list[int]:
     return [int(layer) for layer in np.linspace(0, teacher_layers - 1, student_layers).round()]
 
 
-def cut_decoder(
-    teacher: WhisperForConditionalGeneration, layers: list[int]
-) -> WhisperForConditionalGeneration:
+def cut_decoder(teacher: WhisperForConditionalGeneration, layers: list[int]) -> WhisperForConditionalGeneration:
     """A copy of the teacher with these decoder layers only."""
     config = copy.deepcopy(teacher.config)
     config.decoder_layers = len(layers)

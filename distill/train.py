@@ -74,9 +74,7 @@ class StudentLogits(torch.nn.Module):
         return valid_logits(self.student, encoder_BSD, batch), encoder_BSD
 
 
-def valid_logits(
-    model: WhisperForConditionalGeneration, encoder_BSD: torch.Tensor, batch: Batch
-) -> torch.Tensor:
+def valid_logits(model: WhisperForConditionalGeneration, encoder_BSD: torch.Tensor, batch: Batch) -> torch.Tensor:
     """Decoder over the whole sequence, prompt included; LM head over the N valid tokens alone: [N, V]."""
     hidden_BLD = model.model.decoder(
         input_ids=batch.inputs_BL, encoder_hidden_states=encoder_BSD, use_cache=False
@@ -108,16 +106,12 @@ class Trainer:
         self.normalize = normalizer("basic", self.folder)
         trainable = [parameter for parameter in self.student.parameters() if parameter.requires_grad]
         optimizer = torch.optim.AdamW(trainable, lr=section.learning_rate, weight_decay=section.weight_decay)
-        self.model, self.optimizer = accelerator.prepare(
-            StudentLogits(self.student, section.freeze_encoder), optimizer
-        )
+        self.model, self.optimizer = accelerator.prepare(StudentLogits(self.student, section.freeze_encoder), optimizer)
         self.best: dict[str, float] = {}
 
     def _load_teacher(self) -> WhisperForConditionalGeneration:
         teacher = load_model(model_folder(self.recipe.teacher.model)).requires_grad_(False)
-        if (
-            self.section.freeze_encoder
-        ):  # the student's encoder is a copy of the teacher's and stays so: keep one
+        if self.section.freeze_encoder:  # the student's encoder is a copy of the teacher's and stays so: keep one
             teacher.model.encoder = self.student.model.encoder
         return teacher.to(self.accelerator.device)
 
@@ -151,9 +145,7 @@ class Trainer:
             batch_size=section.batch_size, seed=self.recipe.seed, rank=accelerator.process_index,
             world=accelerator.num_processes, workers=section.workers,
         )  # fmt: skip
-        bar = tqdm(
-            initial=first_step, total=section.steps, desc="train", disable=not accelerator.is_main_process
-        )
+        bar = tqdm(initial=first_step, total=section.steps, desc="train", disable=not accelerator.is_main_process)
         for step, batch in enumerate(batches, first_step + 1):
             self.step(step, batch)
             if step % section.eval_steps == 0 or step == section.steps:
@@ -184,9 +176,7 @@ class Trainer:
         norm = accelerator.clip_grad_norm_(self.model.parameters(), section.max_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        total, ce, kl = (
-            float(accelerator.reduce(part.detach(), "sum") / tokens) for part in vars(loss).values()
-        )
+        total, ce, kl = (float(accelerator.reduce(part.detach(), "sum") / tokens) for part in vars(loss).values())
         if total != total or total in (float("inf"), float("-inf")):
             raise RunError(f"train: loss {total} at step {step}; utterances {', '.join(batch.ids)}")
         self._log(
@@ -228,9 +218,7 @@ class Trainer:
                 TorchRuntime(self.student, self.accelerator.device), self.folder,
                 self.recipe.teacher.language, self.recipe.teacher.task,
             )  # fmt: skip
-            for batch in validation_batches(
-                self.validation_labels, self.collate, batch_size=self.section.batch_size
-            ):
+            for batch in validation_batches(self.validation_labels, self.collate, batch_size=self.section.batch_size):
                 batch = batch.to(self.accelerator.device)
                 total += float(self.loss(model, batch).total)
                 tokens += int((batch.labels_BL != IGNORE).sum())
@@ -250,11 +238,7 @@ class Trainer:
         if self.accelerator.is_main_process:
             scaler = self.accelerator.scaler
             extra = {"best": self.best, "scaler": scaler.state_dict() if scaler is not None else None}
-            weights = {
-                name: weight
-                for name, weight in self.student.state_dict().items()
-                if name != "proj_out.weight"
-            }
+            weights = {name: weight for name, weight in self.student.state_dict().items() if name != "proj_out.weight"}
             save_checkpoint(self.work.folder / "checkpoints", step, weights, self.optimizer, extra)
         self.accelerator.wait_for_everyone()
 
@@ -285,9 +269,7 @@ def schedule(step: int, warmup_steps: int, steps: int) -> float:
 def _keep_lines(metrics: Path, step: int) -> None:
     """Drop what a killed run logged after its last checkpoint."""
     lines = metrics.read_text().splitlines(keepends=True) if metrics.is_file() else []
-    metrics.write_text(
-        "".join(line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step)
-    )
+    metrics.write_text("".join(line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step))
 
 
 if __name__ == "__main__":

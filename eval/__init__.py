@@ -1,0 +1,1 @@
+"""Accuracy, latency, budgets, one report."""

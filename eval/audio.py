@@ -9,9 +9,7 @@ import soxr
 SAMPLE_RATE = 16_000
 """Hz, of Whisper's feature extractor."""
 
-AUDIO_SUFFIXES = frozenset(
-    {".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au", ".caf", ".w64", ".rf64"}
-)
+AUDIO_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au", ".caf", ".w64", ".rf64"})
 """File names that count as audio in a bare folder; libsndfile reads them all."""
 
 
@@ -31,9 +29,7 @@ def read_audio(path: Path) -> np.ndarray:
     except PermissionError as error:
         raise AudioError("no permission to read") from error
     except (soundfile.LibsndfileError, OSError, RuntimeError) as error:
-        reason = (
-            "empty file" if path.is_file() and path.stat().st_size == 0 else f"unreadable: {_reason(error)}"
-        )
+        reason = "empty file" if path.is_file() and path.stat().st_size == 0 else f"unreadable: {_reason(error)}"
         raise AudioError(reason) from error
     if not len(samples_NC):
         raise AudioError("no samples")

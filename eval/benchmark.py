@@ -25,9 +25,7 @@ def main() -> None:
     """Choose the clips, measure each variant, compare with the baseline of this run."""
     recipe, command = arguments("benchmark")
     if (section := recipe.benchmark) is None:
-        raise UserError(
-            "benchmark: the recipe has no benchmark section; add `benchmark: {}` for its defaults"
-        )
+        raise UserError("benchmark: the recipe has no benchmark section; add `benchmark: {}` for its defaults")
     cores = len(os.sched_getaffinity(0))
     if section.threads > cores:
         raise UserError(
@@ -35,17 +33,13 @@ def main() -> None:
         )
     with open_stage(recipe, "benchmark", command) as work:
         # 1. Test clips, evenly spaced over the split, so that every test set has its share.
-        test = read_utterances(recipe.root / "corpus", "test") or read_utterances(
-            recipe.root / "corpus", "train"
-        )
+        test = read_utterances(recipe.root / "corpus", "test") or read_utterances(recipe.root / "corpus", "train")
         clips = [item.audio for item in test[:: max(1, len(test) // section.clips)][: section.clips]]
         # 2. One process a variant; the baseline once more at the end.
         judged = systems(recipe)
         load_average = os.getloadavg()[0]
         order = [*judged, judged[0]]
-        measured = [
-            run_variant(system, clips, section, recipe) for system in tqdm(order, "benchmark", unit="variant")
-        ]
+        measured = [run_variant(system, clips, section, recipe) for system in tqdm(order, "benchmark", unit="variant")]
         baseline, again = measured[0]["clip_ms"]["p50"], measured.pop()["clip_ms"]["p50"]
         # 3. Ratios to the baseline of the same run.
         variants = [
@@ -65,8 +59,7 @@ def main() -> None:
         work.finish(
             counts={"variants": len(variants), "clips": len(clips)},
             metrics={
-                row["name"]: {"clip_p50_ms": row["clip_ms"]["p50"], "speedup": row["speedup"]}
-                for row in variants
+                row["name"]: {"clip_p50_ms": row["clip_ms"]["p50"], "speedup": row["speedup"]} for row in variants
             },
         )
 
@@ -78,9 +71,7 @@ def run_variant(system: System, clips: list[str], section: Benchmark, recipe: Re
         "threads": section.threads, "runs": section.runs, "warmup": section.warmup, "tokens": section.tokens,
         "language": recipe.teacher.language, "task": recipe.teacher.task,
     }  # fmt: skip
-    threads = {
-        name: str(section.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-    }
+    threads = {name: str(section.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
     done = subprocess.run(
         [sys.executable, "-m", "eval.latency"], input=json.dumps(task), capture_output=True, text=True, check=False,
         env=os.environ | threads,

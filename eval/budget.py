@@ -58,9 +58,7 @@ def load_budget(path: Path) -> DeviceBudget:
     except (OSError, yaml.YAMLError) as error:
         raise UserError(f"budget.device {path}: expected a readable YAML file, found {error}") from error
     except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors()
-        )
+        problems = "; ".join(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors())
         raise UserError(f"budget.device {path}: {problems}") from error
 
 
@@ -89,9 +87,7 @@ def judge(
     required: bool,
 ) -> dict[str, Any]:
     """Verdicts on the exports (on the student where nothing was exported); the smallest that passes is named."""
-    teacher = next(
-        (macro_wer[row["name"]] for row in variants if row["role"] == "teacher" and macro_wer), None
-    )
+    teacher = next((macro_wer[row["name"]] for row in variants if row["role"] == "teacher" and macro_wer), None)
     judged = [row for row in variants if row["role"] == "export"] or [
         row for row in variants if row["role"] == "student"
     ]

@@ -104,7 +104,7 @@ class ErrorRate(evaluate.Metric):
         return evaluate.MetricInfo(
             description="Word or character error rate over a whole corpus, counted by jiwer.",
             citation="",
-            features=datasets.Features({"predictions": datasets.Value("string"), "references": datasets.Value("string")}),
+            features=datasets.Features({side: datasets.Value("string") for side in ("predictions", "references")}),
         )  # fmt: skip
 
     def _compute(self, predictions: Sequence[str], references: Sequence[str]) -> dict[str, float]:

@@ -46,9 +46,7 @@ def scatter(points: Sequence[Point], x_label: str, y_label: str, plot_id: str) -
         axes.margins(x=0.18, y=0.18)
         figure.canvas.draw()
         places = axes.transData.transform([(point.x, point.y) for point in points])
-        offsets = spread(
-            [float(y) for _, y in places], [float(x) for x, _ in places], height=14.0, reach=130.0
-        )
+        offsets = spread([float(y) for _, y in places], [float(x) for x, _ in places], height=14.0, reach=130.0)
         middle = axes.transAxes.transform((0.62, 0))[0]
         for point, (x, _), y in zip(points, places, offsets, strict=True):
             left = x < middle

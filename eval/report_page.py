@@ -40,9 +40,7 @@ def diff(reference: str, text: str) -> Markup:
     """The text with words marked that are wrong or added, and those missing from it."""
     wanted, said = reference.lower().split(), text.lower().split()
     parts: list[Markup] = []
-    for kind, first, last, start, end in difflib.SequenceMatcher(
-        None, wanted, said, autojunk=False
-    ).get_opcodes():
+    for kind, first, last, start, end in difflib.SequenceMatcher(None, wanted, said, autojunk=False).get_opcodes():
         missing, words = " ".join(wanted[first:last]), " ".join(said[start:end])
         if kind == "equal":
             parts.append(Markup("{}").format(words))
@@ -73,7 +71,9 @@ def _verdict(report: Mapping[str, Any]) -> str:
         teacher = next(system for system in systems.values() if system["role"] == "teacher")
         wer, gap = systems[name]["macro"]["wer"], systems[name]["macro"]["wer"] - teacher["macro"]["wer"]
         side = "above" if gap >= 0 else "below"
-        sentence += f"; its WER is {wer:.1f} %, {abs(gap):.1f} points {side} the teacher's {teacher['macro']['wer']:.1f} %"
+        sentence += (
+            f"; its WER is {wer:.1f} %, {abs(gap):.1f} points {side} the teacher's {teacher['macro']['wer']:.1f} %"
+        )
     return sentence + "."
 
 
@@ -83,9 +83,7 @@ def _plots(report: Mapping[str, Any]) -> dict[str, str]:
         plots["latency"] = scatter(
             _points(report, lambda row: row["clip_ms"]["p50"]), "clip latency p50, ms", "WER, %", "p1"
         )
-        plots["size"] = scatter(
-            _points(report, lambda row: row["size_mb"]), "size on disk, MB", "WER, %", "p2"
-        )
+        plots["size"] = scatter(_points(report, lambda row: row["size_mb"]), "size on disk, MB", "WER, %", "p2")
     training = report.get("training")
     if training and training["train"]:
         rows: Sequence[Mapping[str, float]] = training["train"]
@@ -115,8 +113,6 @@ def _points(report: Mapping[str, Any], x: Any) -> list[Point]:
         if (system := systems.get(row["name"])) is not None:
             results = list(system["results"].values())
             # With one test set its interval; over several, the mean of the ends: each set is resampled by itself.
-            low, high = (
-                sum(result["wer"][end] for result in results) / len(results) for end in ("low", "high")
-            )
+            low, high = (sum(result["wer"][end] for result in results) / len(results) for end in ("low", "high"))
             points.append(Point(row["name"], row["role"], x(row), system["macro"]["wer"], low, high))
     return points

@@ -65,10 +65,7 @@ def systems(recipe: Recipe) -> list[System]:
     return [
         System("teacher-torch-fp32", "teacher", "torch", "fp32", model_folder(recipe.teacher.model)),
         System("student-torch-fp32", "student", "torch", "fp32", checkpoint(recipe)),
-        *(
-            System(f"onnx-{precision}", "export", "onnx", precision, exported)
-            for precision in recipe.export.onnx
-        ),
+        *(System(f"onnx-{precision}", "export", "onnx", precision, exported) for precision in recipe.export.onnx),
     ]
 
 

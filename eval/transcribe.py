@@ -25,9 +25,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     given = parser.parse_args()
     if not given.model.is_dir():
-        raise UserError(
-            f"model {given.model}: expected a model folder, found none; such as runs/demo/export/model"
-        )
+        raise UserError(f"model {given.model}: expected a model folder, found none; such as runs/demo/export/model")
     runtime = given.runtime or ("onnx" if (given.model / "onnx").is_dir() else "torch")
     transcriber = Transcriber(
         open_runtime(runtime, given.model, given.precision, given.threads),
@@ -46,9 +44,7 @@ def main() -> None:
             continue
         seconds = len(clip) / SAMPLE_RATE
         if seconds > window_s:
-            print(
-                f"{path}: {seconds:.1f} s, only the first {window_s:.0f} s are transcribed", file=sys.stderr
-            )
+            print(f"{path}: {seconds:.1f} s, only the first {window_s:.0f} s are transcribed", file=sys.stderr)
         (transcript,) = transcriber.transcribe([clip], scores=True)
         row = {"audio": str(path), "seconds": round(seconds, 3), "text": transcript.text,
                "mean_logprob": round(transcript.mean_logprob, 4)}  # fmt: skip

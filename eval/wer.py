@@ -40,9 +40,7 @@ def main() -> None:
         # 2. Hypotheses, a system at a time.
         judged = systems(recipe)
         texts = {
-            system.name: hypotheses(
-                system, scored, recipe, section, work.folder / f"hypotheses-{system.name}.json"
-            )
+            system.name: hypotheses(system, scored, recipe, section, work.folder / f"hypotheses-{system.name}.json")
             for system in judged
         }
         # 3. Error rates with intervals, each system beside the teacher on the same utterances.
@@ -50,10 +48,7 @@ def main() -> None:
         references = [normalize(item.text or "") for item in scored]
         normal = {name: [normalize(text) for text in values] for name, values in texts.items()}
         sets = list(dict.fromkeys(item.source for item in scored))
-        rows = [
-            score(system, judged[0], scored, sets, references, normal, section, recipe.seed)
-            for system in judged
-        ]
+        rows = [score(system, judged[0], scored, sets, references, normal, section, recipe.seed) for system in judged]
         # 4. One file.
         result = {
             "normalizer": section.normalizer, "bootstrap": section.bootstrap, "sets": sets, "command": command,
@@ -66,9 +61,7 @@ def main() -> None:
         )
 
 
-def hypotheses(
-    system: System, utterances: Sequence[Utterance], recipe: Recipe, section: Eval, file: Path
-) -> list[str]:
+def hypotheses(system: System, utterances: Sequence[Utterance], recipe: Recipe, section: Eval, file: Path) -> list[str]:
     """The system's text of each utterance, from the file when an earlier try already wrote it.
 
     Exports run one clip at a time, as the device does: dynamic int8 scales its activations over the whole batch, so
@@ -85,9 +78,7 @@ def hypotheses(
     for start in tqdm(range(0, len(order), size), f"eval {system.name}", unit="batch"):
         batch = order[start : start + size]
         clips = [read_audio(Path(utterances[index].audio)) for index in batch]
-        for index, transcript in zip(
-            batch, transcriber.transcribe(clips, max_tokens=section.max_tokens), strict=True
-        ):
+        for index, transcript in zip(batch, transcriber.transcribe(clips, max_tokens=section.max_tokens), strict=True):
             texts[index] = transcript.text
     write_json(file, texts)
     return texts
@@ -114,9 +105,7 @@ def score(
             **{kind: counted[kind] for kind in ("substitutions", "deletions", "insertions")},
             "versus_teacher": None
             if system is teacher
-            else _interval(
-                words, count_errors(truth, [texts[teacher.name][index] for index in chosen]), section, seed
-            ),
+            else _interval(words, count_errors(truth, [texts[teacher.name][index] for index in chosen]), section, seed),
         }
     macro = {rate: sum(results[name][rate]["value"] for name in sets) / len(sets) for rate in ("wer", "cer")}
     identity = {

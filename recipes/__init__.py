@@ -1,0 +1,1 @@
+"""What to cook, and the cook: recipes, stages, the command line."""

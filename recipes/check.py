@@ -1,6 +1,7 @@
 """`sottovoce check`: paths resolved, and parameters, memory and disk estimated before anything runs."""
 
 import json
+from pathlib import Path
 
 from recipes.errors import UserError
 from recipes.models import local_folder
@@ -27,9 +28,7 @@ def estimate(recipe: Recipe) -> list[str]:
     student = shape.with_decoder_layers(recipe.student.decoder_layers)
     lines += [_model_line("teacher", shape), _model_line("student", student)]
     if recipe.train is not None:
-        trained = student.decoder_parameters + (
-            0 if recipe.train.freeze_encoder else student.encoder_parameters
-        )
+        trained = student.decoder_parameters + (0 if recipe.train.freeze_encoder else student.encoder_parameters)
         # float32 weights of both, and for what is trained a gradient and AdamW's two moments.
         held = student.parameters + (shape.decoder_parameters if recipe.train.kl_weight > 0 else 0)
         if recipe.train.kl_weight > 0 and not recipe.train.freeze_encoder:
@@ -38,13 +37,9 @@ def estimate(recipe: Recipe) -> list[str]:
             f"train   {trained / 1e6:.1f} M trained; weights, gradients and AdamW "
             f"{(4 * held + 12 * trained) / 1e9:.2f} GB, activations beside"
         )
-        lines.append(
-            f"disk    checkpoints and student {(2 * 4 * student.parameters + 12 * trained) / 1e9:.2f} GB"
-        )
+        lines.append(f"disk    checkpoints and student {(2 * 4 * student.parameters + 12 * trained) / 1e9:.2f} GB")
     bytes_each = {"fp32": 4, "fp16": 2, "int8": 1}
-    sizes = ", ".join(
-        f"{name} {student.parameters * bytes_each[name] / 1e6:.0f} MB" for name in recipe.export.onnx
-    )
+    sizes = ", ".join(f"{name} {student.parameters * bytes_each[name] / 1e6:.0f} MB" for name in recipe.export.onnx)
     return [*lines, f"export  ONNX {sizes or 'none'} at least"]
 
 
@@ -62,26 +57,20 @@ def teacher_shape(model: str) -> Shape | None:
     try:
         return Shape.from_config(json.loads((folder / "config.json").read_text()))
     except (json.JSONDecodeError, KeyError) as error:
-        raise UserError(
-            f"{folder / 'config.json'}: expected a Whisper configuration, found {error!r}"
-        ) from error
+        raise UserError(f"{folder / 'config.json'}: expected a Whisper configuration, found {error!r}") from error
 
 
 def _paths(recipe: Recipe) -> None:
     for number, source in enumerate(recipe.corpus.sources):
-        for key, path, folder in (
-            ("audiofolder", source.audiofolder, True),
-            ("audio", source.audio, True),
-            ("synthesis.sentences", source.synthesis and source.synthesis.sentences, False),
-        ):
-            if path is not None and not (path.is_dir() if folder else path.is_file()):
-                kind = "folder" if folder else "file"
-                raise UserError(
-                    f"corpus.sources.{number}.{key}: expected a {kind} at {path} ({path.absolute()}), found none; "
-                    "correct the path"
-                )
-    for key, file in (("budget.device", recipe.budget and recipe.budget.device), ("launch", recipe.launch)):
-        if file is not None and not file.is_file():
-            raise UserError(
-                f"{key}: expected a file at {file} ({file.absolute()}), found none; correct the path"
-            )
+        where = f"corpus.sources.{number}"
+        _expect(f"{where}.audiofolder", source.audiofolder, folder=True)
+        _expect(f"{where}.audio", source.audio, folder=True)
+        _expect(f"{where}.synthesis.sentences", source.synthesis.sentences if source.synthesis else None)
+    _expect("budget.device", recipe.budget.device if recipe.budget else None)
+    _expect("launch", recipe.launch)
+
+
+def _expect(key: str, path: Path | None, *, folder: bool = False) -> None:
+    if path is not None and not (path.is_dir() if folder else path.is_file()):
+        kind = "folder" if folder else "file"
+        raise UserError(f"{key}: expected a {kind} at {path} ({path.absolute()}), found none; correct the path")

@@ -50,9 +50,7 @@ def _main() -> None:
             command.add_argument(
                 "--from", dest="first", choices=SPECS, metavar="STAGE", help="rerun from this stage on"
             )
-            command.add_argument(
-                "--until", dest="last", choices=SPECS, metavar="STAGE", help="stop after this stage"
-            )
+            command.add_argument("--until", dest="last", choices=SPECS, metavar="STAGE", help="stop after this stage")
     transcribe = commands.add_parser("transcribe", help="text of audio files", add_help=False)
     transcribe.set_defaults(function=_transcribe)
     commands.add_parser("schema", help="print the recipe's JSON schema").set_defaults(
@@ -144,3 +142,7 @@ def _stages(given: argparse.Namespace, _rest: list[str]) -> None:
 
 def _transcribe(_given: argparse.Namespace, rest: list[str]) -> None:
     sys.exit(subprocess.run([sys.executable, "-m", "eval.transcribe", *rest], check=False).returncode)
+
+
+if __name__ == "__main__":
+    main()

@@ -23,9 +23,7 @@ Normalizer = Literal["basic", "english", "none"]
 class Section(BaseModel):
     """Frozen; unknown keys are refused; a field's docstring is its description in the JSON schema."""
 
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=()
-    )
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=())
 
 
 class Teacher(Section):
@@ -54,9 +52,9 @@ class Source(Section):
     """Where audio comes from: exactly one of `audiofolder`, `audio`, `synthesis`."""
 
     audiofolder: Path | None = None
-    """Folder with metadata.jsonl or metadata.csv (`file_name`, `text`), or train / validation / test folders of these."""
+    """Folder with metadata.jsonl or .csv (`file_name`, `text`), or train / validation / test folders of these."""
     audio: Path | None = None
-    """Bare folder of audio without transcripts; train / validation / test sub-folders give the split, else it is train."""
+    """Bare folder of audio without transcripts; train / validation / test sub-folders give the split, else train."""
     synthesis: Synthesis | None = None
     """Sentences to speak; cut into train / validation / test by `synthesis_test_fraction`."""
     name: str | None = None
@@ -71,9 +69,7 @@ class Source(Section):
     @property
     def label(self) -> str:
         """The source's name in tables and utterance ids."""
-        place = (
-            self.audiofolder or self.audio or (self.synthesis.sentences if self.synthesis else Path("audio"))
-        )
+        place = self.audiofolder or self.audio or (self.synthesis.sentences if self.synthesis else Path("audio"))
         return self.name or place.stem
 
 
@@ -297,9 +293,7 @@ def validate(values: Any, where: str) -> Recipe:
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
-        raise UserError(
-            f"recipe {where}: {'; '.join(_explain(problem) for problem in error.errors())}"
-        ) from error
+        raise UserError(f"recipe {where}: {'; '.join(_explain(problem) for problem in error.errors())}") from error
 
 
 def _explain(problem: Any) -> str:

@@ -74,7 +74,6 @@ SHAPES = {
 """OpenAI's shapes by name (openai/whisper, model card)."""
 
 HUB_SHAPES = {f"openai/whisper-{name}": shape for name, shape in SHAPES.items()} | {
-    f"openai/whisper-{name}.en": replace(SHAPES[name], vocabulary=51864)
-    for name in ("tiny", "base", "small", "medium")
+    f"openai/whisper-{name}.en": replace(SHAPES[name], vocabulary=51864) for name in ("tiny", "base", "small", "medium")
 }
 """The same by Hub id, so that `check` needs no network."""

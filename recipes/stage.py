@@ -122,9 +122,7 @@ def state(recipe: Recipe, name: str) -> State:
         if not (earlier := state(recipe, need)).current:
             return State(False, f"{need} is {earlier.reason}")
     made_from, now = record["inputs"], fingerprints(recipe, name)
-    changed = [key for key in now if made_from.get(key) != now[key]] + [
-        key for key in made_from if key not in now
-    ]
+    changed = [key for key in now if made_from.get(key) != now[key]] + [key for key in made_from if key not in now]
     if changed:
         return State(False, f"stale: {', '.join(changed)} changed")
     for path, output in record["outputs"].items():
@@ -234,9 +232,7 @@ class Work:
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise UserError(
-                f"{self.folder}: another process is making this stage; wait for it or stop it"
-            ) from error
+            raise UserError(f"{self.folder}: another process is making this stage; wait for it or stop it") from error
         self._record["seconds_before"] = record.get("seconds_before", 0.0)
         write_json(self.folder / "stage.json", self._record)
 

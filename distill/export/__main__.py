@@ -69,9 +69,7 @@ def main() -> None:
             )
         work.finish(
             counts={"artefacts": len(artefacts)},
-            metrics={
-                row["name"]: {"equal_text": row["equal_text"], "size_mb": row["size_mb"]} for row in artefacts
-            },
+            metrics={row["name"]: {"equal_text": row["equal_text"], "size_mb": row["size_mb"]} for row in artefacts},
         )
 
 
@@ -81,9 +79,7 @@ def parity_clips(recipe: Recipe) -> list[Path]:
     corpus = recipe.root / "corpus"
     chosen = read_utterances(corpus, "validation") or read_utterances(corpus, "train")
     if not chosen:
-        raise UserError(
-            "export: expected validation or train audio for the parity check, found none in the corpus"
-        )
+        raise UserError("export: expected validation or train audio for the parity check, found none in the corpus")
     return [Path(item.audio) for item in chosen[:: max(1, len(chosen) // count)][:count]]
 
 

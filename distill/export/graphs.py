@@ -147,6 +147,4 @@ def _require_tied(model: WhisperForConditionalGeneration) -> None:
     # Every exported file stores the vocabulary matrix once; whisper.cpp drops proj_out as well.
     head, embedding = model.proj_out.weight, model.model.decoder.embed_tokens.weight
     if head is not embedding and not torch.equal(head, embedding):
-        raise ValueError(
-            "model.proj_out: expected the weight of decoder.embed_tokens, found another; tie them first"
-        )
+        raise ValueError("model.proj_out: expected the weight of decoder.embed_tokens, found another; tie them first")

@@ -105,9 +105,7 @@ def trace(
     own = torch.zeros(2, heads, 5, config.d_model // heads)
     cross = torch.zeros(2, heads, positions, config.d_model // heads)
     caches = [tensor.clone() for _ in range(layers) for tensor in (own, own, cross, cross)]
-    batch, batch_1, batch_2 = (
-        {0: torch.export.Dim.DYNAMIC, **more} for more in ({}, _dynamic(1), _dynamic(2))
-    )
+    batch, batch_1, batch_2 = ({0: torch.export.Dim.DYNAMIC, **more} for more in ({}, _dynamic(1), _dynamic(2)))
     return (
         _trace(EncoderGraph(model), (mel_BFT,), ["input_features"], ["last_hidden_state"], (batch,)),
         _trace(

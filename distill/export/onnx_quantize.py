@@ -65,9 +65,7 @@ def store_half(model: "onnx.ModelProto") -> "onnx.ModelProto":
         if tensor.data_type != TensorProto.FLOAT or len(tensor.dims) < 2:
             continue
         name = tensor.name
-        tensor.CopyFrom(
-            numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), f"{name}.half")
-        )
+        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), f"{name}.half"))
         casts.append(helper.make_node("Cast", [tensor.name], [name], f"{name}.float", to=TensorProto.FLOAT))
     nodes = [*casts, *half.graph.node]
     del half.graph.node[:]

@@ -41,9 +41,7 @@ class Reference:
         for path in tqdm(paths, "parity torch", unit="clip"):
             mel_BFT = transcriber.features([read_audio(path)])
             (transcript,) = transcriber.decode(mel_BFT, max_tokens=max_tokens)
-            encoder_BSD, logits = forced(
-                transcriber.runtime, mel_BFT, transcriber.format.prompt, transcript.tokens
-            )
+            encoder_BSD, logits = forced(transcriber.runtime, mel_BFT, transcriber.format.prompt, transcript.tokens)
             clips.append(Clip(mel_BFT, encoder_BSD, logits, transcript.tokens))
         return cls(transcriber, clips, max_tokens)
 
@@ -98,7 +96,7 @@ class Difference:
         self._count += error.size
 
     def figures(self) -> dict[str, float]:
-        """Largest and mean absolute error, and PSNR = 20 log10(largest expected value / root mean square error) in dB."""
+        """Largest and mean absolute error; PSNR = 20 log10(largest expected value / root mean square error), dB."""
         rmse = (self._square / self._count) ** 0.5
         psnr = 20 * float(np.log10(self._peak / rmse)) if rmse > 0 else 300.0
         return {"max_abs": self._largest, "mean_abs": self._absolute / self._count, "psnr_db": psnr}

@@ -17,9 +17,7 @@ def open_runtime(runtime: str, folder: Path, precision: str, threads: int) -> "R
         from eval.runtimes.torch import TorchRuntime, load_model
 
         if precision != "fp32":
-            raise UserError(
-                f"runtime torch: expected precision fp32, found {precision}; use an ONNX export for it"
-            )
+            raise UserError(f"runtime torch: expected precision fp32, found {precision}; use an ONNX export for it")
         torch.set_num_threads(threads)
         return TorchRuntime(load_model(folder))
     if runtime == "onnx":

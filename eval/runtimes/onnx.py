@@ -38,16 +38,12 @@ class OnnxRuntime:
         self._decoder = _session(folder / "onnx" / f"decoder_model_merged{SUFFIX[precision]}.onnx", threads)
         self._outputs = [output.name for output in self._decoder.get_outputs()]
         self._caches = {
-            value.name: value.shape
-            for value in self._decoder.get_inputs()
-            if value.name.startswith("past_key_values.")
+            value.name: value.shape for value in self._decoder.get_inputs() if value.name.startswith("past_key_values.")
         }
 
     def encode(self, mel_BFT: np.ndarray) -> OnnxState:
         """Log-mel float32 [B, F, T] to encoder states."""
-        (encoder_BSD,) = self._encoder.run(
-            None, {"input_features": np.ascontiguousarray(mel_BFT, np.float32)}
-        )
+        (encoder_BSD,) = self._encoder.run(None, {"input_features": np.ascontiguousarray(mel_BFT, np.float32)})
         return OnnxState(encoder_BSD)
 
     def step(self, tokens_BL: np.ndarray, state: OnnxState) -> tuple[np.ndarray, OnnxState]:
@@ -77,9 +73,7 @@ def _session(path: Path, threads: int) -> Any:
     import onnxruntime
 
     if not path.is_file():
-        raise UserError(
-            f"{path}: expected an exported ONNX file, found none; run the export stage with this precision"
-        )
+        raise UserError(f"{path}: expected an exported ONNX file, found none; run the export stage with this precision")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.log_severity_level = 3
@@ -87,6 +81,4 @@ def _session(path: Path, threads: int) -> Any:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its InvalidProtobuf, Fail, NoSuchFile, ... share no other base
         found = str(error).partition("\n")[0]
-        raise UserError(
-            f"{path}: expected a readable ONNX file, found {found}; run the export stage again"
-        ) from error
+        raise UserError(f"{path}: expected a readable ONNX file, found {found}; run the export stage again") from error

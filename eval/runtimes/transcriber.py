@@ -140,9 +140,7 @@ class Transcriber:
             tokens_BL = next_B[:, None]
         made_BL = np.stack(made, axis=1) if made else np.zeros((batch, 0), np.int64)
         logprob_BL = np.stack(logprobs, axis=1) if logprobs else np.full(made_BL.shape, np.nan)
-        return [
-            self._transcript(row.tolist(), logprob) for row, logprob in zip(made_BL, logprob_BL, strict=True)
-        ]
+        return [self._transcript(row.tolist(), logprob) for row, logprob in zip(made_BL, logprob_BL, strict=True)]
 
     def _suppress(self, logits_BV: np.ndarray, *, first: bool, keep_on: bool) -> None:
         logits_BV[:, self.format.suppress] = -np.inf

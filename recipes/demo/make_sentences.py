@@ -96,9 +96,7 @@ def date(draw: random.Random) -> str:
 def house_number(draw: random.Random) -> str:
     """`four oh nine`, `two twelve`, `fifty six thirty`."""
     pair = below_hundred(draw.randrange(10, 100))
-    return draw.choice(
-        (digits(draw, draw.randint(3, 4)), f"{draw.choice(ONES[1:])} {pair}", f"{pair} {pair}")
-    )
+    return draw.choice((digits(draw, draw.randint(3, 4)), f"{draw.choice(ONES[1:])} {pair}", f"{pair} {pair}"))
 
 
 def address(draw: random.Random) -> str:

@@ -20,9 +20,7 @@ LABELS = [label(str(number), [1, 2, 3, 9]) for number in range(37)]
 @given(batch_size=st.integers(1, 50), seed=st.integers(0, 5), epochs=st.integers(1, 3))
 def test_every_epoch_sees_every_row_once(batch_size: int, seed: int, epochs: int) -> None:
     total = epochs * len(LABELS)
-    seen = [
-        row.id for step in range(-(-total // batch_size)) for row in step_rows(LABELS, step, batch_size, seed)
-    ]
+    seen = [row.id for step in range(-(-total // batch_size)) for row in step_rows(LABELS, step, batch_size, seed)]
     for epoch in range(epochs):
         part = seen[epoch * len(LABELS) : (epoch + 1) * len(LABELS)]
         assert sorted(part) == sorted(row.id for row in LABELS)
@@ -33,10 +31,7 @@ def test_every_epoch_sees_every_row_once(batch_size: int, seed: int, epochs: int
 @pytest.fixture
 def spoken(tmp_path: Path) -> list[Label]:
     soundfile.write(tmp_path / "a.wav", np.full(800, 0.5), 16_000)
-    return [
-        label(str(number), [1, 2, *range(3, 3 + number), 9], str(tmp_path / "a.wav"))
-        for number in range(1, 12)
-    ]
+    return [label(str(number), [1, 2, *range(3, 3 + number), 9], str(tmp_path / "a.wav")) for number in range(1, 12)]
 
 
 def test_processes_share_the_rows_of_one(spoken: list[Label]) -> None:
@@ -78,9 +73,7 @@ def test_parts_become_shards_in_corpus_order(tmp_path: Path) -> None:
     write_part(tmp_path, 0, LABELS[:20])
     merge_parts(tmp_path, [row.id for row in LABELS], shard_rows=10)
     assert read_labels(tmp_path) == LABELS
-    assert sorted(file.name for file in tmp_path.iterdir()) == [
-        f"labels-{number:05d}.parquet" for number in range(4)
-    ]
+    assert sorted(file.name for file in tmp_path.iterdir()) == [f"labels-{number:05d}.parquet" for number in range(4)]
 
 
 def test_shards_are_readable_by_datasets(tmp_path: Path) -> None:

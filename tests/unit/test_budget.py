@@ -46,12 +46,10 @@ def test_a_limit_that_was_not_measured_is_not_kept(tmp_path: Path) -> None:
 
 
 def test_a_misspelt_limit_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="limits.clip_p95"):
+    with pytest.raises(UserError, match=r"limits\.clip_p95"):
         load_budget(budget(tmp_path, clip_p95=3))
 
 
-@pytest.mark.parametrize(
-    "file", sorted((ROOT / "recipes" / "budgets").glob("*.yaml")), ids=lambda file: file.stem
-)
+@pytest.mark.parametrize("file", sorted((ROOT / "recipes" / "budgets").glob("*.yaml")), ids=lambda file: file.stem)
 def test_every_budget_here_is_valid(file: Path) -> None:
     assert load_budget(file).name == file.stem

@@ -62,9 +62,7 @@ def test_deployed_runtimes_need_neither_torch_nor_transformers() -> None:
                 for node in ast.parse(file.read_text()).body
                 if isinstance(node, ast.Import | ast.ImportFrom)
                 for name in (
-                    [alias.name for alias in node.names]
-                    if isinstance(node, ast.Import)
-                    else [node.module or ""]
+                    [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""]
                 )
             }
             assert not top & {"torch", "transformers", "onnx"}, f"{file} imports {top}"

@@ -50,9 +50,7 @@ def test_value_and_gradient_equal_the_naive_formulation(
     expected = naive(student, teacher, labels, ce, kl, temperature)
     torch.testing.assert_close(loss.total.double(), expected, rtol=1e-5, atol=1e-4)
     (found,) = torch.autograd.grad(loss.total, student, retain_graph=True, allow_unused=False)
-    (wanted,) = (
-        torch.autograd.grad(expected, student) if expected.requires_grad else (torch.zeros_like(student),)
-    )
+    (wanted,) = torch.autograd.grad(expected, student) if expected.requires_grad else (torch.zeros_like(student),)
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
 
 

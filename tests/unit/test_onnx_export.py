@@ -138,9 +138,7 @@ def test_graphs_equal_hugging_face(
         logits, *own = with_past(torch.from_numpy(tokens_BL), *caches)
         assert np.abs(logits[:, -1].numpy() - expected_BV).max() < 1e-4
         caches = [
-            cache
-            for i in range(decoder_layers)
-            for cache in (*own[2 * i : 2 * i + 2], *caches[4 * i + 2 : 4 * i + 4])
+            cache for i in range(decoder_layers) for cache in (*own[2 * i : 2 * i + 2], *caches[4 * i + 2 : 4 * i + 4])
         ]
 
 
@@ -208,10 +206,7 @@ def test_names_and_files_are_those_of_transformers_js(exported: Exported, precis
     assert names(encoder.graph.input) == ["input_features"]
     assert names(encoder.graph.output) == ["last_hidden_state"]
     cache = [
-        f"{n}.{side}.{part}"
-        for n in range(layers)
-        for side in ("decoder", "encoder")
-        for part in ("key", "value")
+        f"{n}.{side}.{part}" for n in range(layers) for side in ("decoder", "encoder") for part in ("key", "value")
     ]
     past = [f"past_key_values.{name}" for name in cache]
     assert names(decoder.graph.input) == ["input_ids", "encoder_hidden_states", *past, "use_cache_branch"]

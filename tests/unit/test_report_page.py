@@ -34,7 +34,7 @@ def full() -> dict[str, Any]:
     systems = [
         {"name": name, "role": role, "runtime": "torch", "precision": "fp32", "macro": {"wer": 12.3, "cer": 4.0},
          "results": {"an4": {"wer": rate, "cer": rate, "utterances": 9, "words": 50,
-                             "versus_teacher": None if role == "teacher" else {"value": 0.3, "low": -1.0, "high": 1.6}}}}
+                             "versus_teacher": None if role == "teacher" else {"value": 0.3, "low": -1.0, "high": 1.6}}}}  # noqa: E501
         for name, role in roles.items()
     ]  # fmt: skip
     variants = [
@@ -57,12 +57,12 @@ def full() -> dict[str, Any]:
         "parity": {"clips": 4, "command": "c", "artefacts": [
             {"name": "onnx-int8", "encoder": part, "logits": part, "equal_text": 0.97, "kept": True,
              "tolerance": {"psnr_db": 15.0, "equal_text": 0.6}}]},
-        "training": {"command": "c", "steps": 3, "seconds": 2.0, "best_step": 2, "validation": [{"step": 2, "wer": 9.0}],
+        "training": {"command": "c", "steps": 3, "seconds": 2.0, "best_step": 2, "validation": [{"step": 2, "wer": 9.0}],  # noqa: E501
                      "train": [{"step": step, "loss": 1.0, "ce": 0.5, "kl": 0.2} for step in (1, 2, 3)]},
         "labels": {"utterances": 9, "kept": 8, "dropped": {"empty label": 1}, "audio_seconds_per_second": 30.0,
                    "wer_to_reference": 11.0},
-        "corpus": {"splits": {"train": {"utterances": 9, "hours": 0.01}}, "refused": [{"path": "x.wav", "reason": "empty file"}]},
-        "student": {"teacher": "t", "teacher_parameters_m": sizes, "student_parameters_m": sizes, "decoder_layers_kept": [0, 3]},
+        "corpus": {"splits": {"train": {"utterances": 9, "hours": 0.01}}, "refused": [{"path": "x.wav", "reason": "empty file"}]},  # noqa: E501
+        "student": {"teacher": "t", "teacher_parameters_m": sizes, "student_parameters_m": sizes, "decoder_layers_kept": [0, 3]},  # noqa: E501
     }  # fmt: skip
 
 

@@ -55,7 +55,7 @@ def test_a_bad_override_is_one_clear_line(recipe: Path, override: str, said: str
 
 
 def test_an_unknown_key_names_the_known_ones(recipe: Path) -> None:
-    with pytest.raises(UserError, match="known: .*temperature"):
+    with pytest.raises(UserError, match=r"known: .*temperature"):
         load(recipe, ["train.temprature=3"])
 
 
@@ -87,9 +87,7 @@ def test_values_survive_a_round_trip(rate: float, steps: int, weight: float) -> 
     assert Recipe.model_validate(json.loads(first.model_dump_json())) == first
 
 
-@pytest.mark.parametrize(
-    "file", sorted(ROOT.glob("recipes/*/recipe.yaml")), ids=lambda file: file.parent.name
-)
+@pytest.mark.parametrize("file", sorted(ROOT.glob("recipes/*/recipe.yaml")), ids=lambda file: file.parent.name)
 def test_every_recipe_here_is_valid(file: Path) -> None:
     assert load(file).name == file.parent.name
 

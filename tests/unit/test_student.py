@@ -1,4 +1,5 @@
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ def test_layers_are_distinct_ordered_and_maximally_spaced(depths: tuple[int, int
     assert layers[-1] == depth - 1
     if kept > 1:
         assert layers[0] == 0
-        gaps = [after - before for before, after in zip(layers, layers[1:], strict=False)]
+        gaps = [after - before for before, after in pairwise(layers)]
         assert max(gaps) - min(gaps) <= 1
 
 

@@ -22,9 +22,7 @@ def clips(speech: Path) -> list[np.ndarray]:
 def test_texts_equal_transformers_generate(clips: list[np.ndarray]) -> None:
     model = load_model(TEACHER)
     ours = Transcriber(TorchRuntime(model), TEACHER, "en").transcribe(clips)
-    features = WhisperFeatureExtractor.from_pretrained(TEACHER)(
-        clips, sampling_rate=16_000, return_tensors="pt"
-    )
+    features = WhisperFeatureExtractor.from_pretrained(TEACHER)(clips, sampling_rate=16_000, return_tensors="pt")
     made = model.generate(features.input_features, language="en", task="transcribe")
     theirs = WhisperTokenizer.from_pretrained(TEACHER).batch_decode(made, skip_special_tokens=True)
     assert [transcript.text for transcript in ours] == [text.strip() for text in theirs]

@@ -1,0 +1,60 @@
+"""A small real run: every stage on 24 utterances, a few training steps."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT, TEACHER
+
+RECIPE = """
+name: small
+runs: {runs}
+launch: {root}/recipes/accelerate/cpu.yaml
+teacher: {{model: {teacher}}}
+corpus: {{sources: [{{audiofolder: {speech}, name: spoken}}]}}
+labels: {{batch_size: 4}}
+student: {{decoder_layers: 2}}
+train: {{steps: 8, batch_size: 4, learning_rate: 1e-3, warmup_steps: 2, eval_steps: 4, save_steps: 2, workers: 0}}
+export: {{onnx: [fp32, int8], parity: {{clips: 2, min_equal_text: {{fp32: 1.0, int8: 0.0}}}}}}
+eval: {{normalizer: basic, bootstrap: 100, samples: 2}}
+benchmark: {{threads: 1, clips: 2, runs: 4, warmup: 1}}
+budget: {{device: {root}/recipes/budgets/laptop.yaml, required: false}}
+"""
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def sottovoce(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "recipes.cli", *arguments]
+
+
+@pytest.fixture(scope="session")
+def run() -> Run:
+    """Run a command from the project's folder; its output is captured."""
+
+    def start(*command: str, **options: object) -> "subprocess.CompletedProcess[str]":
+        environment = os.environ | {"OMP_NUM_THREADS": "2", "HF_HUB_OFFLINE": "1"}
+        return subprocess.run(
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, **options  # type: ignore[call-overload]
+        )  # fmt: skip
+
+    return start
+
+
+def write_recipe(folder: Path, speech: Path) -> Path:
+    file = folder / "recipe.yaml"
+    file.write_text(RECIPE.format(runs=folder / "runs", root=ROOT, teacher=TEACHER, speech=speech))
+    return file
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory, speech: Path, run: Run) -> Path:
+    """The recipe of a run that went through without interruption."""
+    recipe = write_recipe(tmp_path_factory.mktemp("finished"), speech)
+    done = run(*sottovoce("run", str(recipe)))
+    assert done.returncode == 0, done.stdout + done.stderr
+    return recipe

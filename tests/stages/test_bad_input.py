@@ -1,0 +1,91 @@
+"""What a user gets wrong ends in one clear line and exit status 2; broken audio is named and passed over."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import TEACHER
+from tests.stages.conftest import Run, sottovoce, write_recipe
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, speech: Path) -> Path:
+    return write_recipe(tmp_path, speech)
+
+
+def refused(run: Run, *arguments: str) -> str:
+    done = run(*sottovoce(*arguments))
+    assert done.returncode == 2, done.stdout + done.stderr
+    (line,) = done.stderr.strip().splitlines()
+    assert "Traceback" not in line
+    return line
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("train.stepz=1", "train.stepz: unknown key"),
+        ("train.steps=soon", "train.steps: Input should be a valid integer"),
+        ("train.steps", "expected section.key=value"),
+        ("corpus.sources=[{audiofolder: nowhere}]", "corpus.sources.0.audiofolder: expected a folder at nowhere"),
+        ("corpus.sources=[{synthesis: {sentences: nowhere.txt}}]", "expected a file at nowhere.txt"),
+        ("budget.device=nowhere.yaml", "budget.device: expected a file at nowhere.yaml"),
+        ("teacher.model=./nowhere", "teacher.model: expected a folder at nowhere"),
+        ("student.decoder_layers=9", "student.decoder_layers: expected 1 to 4"),
+    ],
+)
+@pytest.mark.parametrize("command", ["run", "check"])
+def test_a_wrong_recipe_is_refused_before_anything_runs(
+    recipe: Path, run: Run, override: str, said: str, command: str
+) -> None:
+    assert said in refused(run, command, str(recipe), override)
+    assert not (recipe.parent / "runs").exists()
+
+
+@pytest.mark.parametrize("missing", ["tokenizer.json", "model.safetensors"])
+def test_a_teacher_without_a_file_is_refused(recipe: Path, run: Run, tmp_path: Path, missing: str) -> None:
+    shutil.copytree(TEACHER, tmp_path / "teacher", ignore=shutil.ignore_patterns(missing))
+    assert missing in refused(run, "run", str(recipe), f"teacher.model={tmp_path / 'teacher'}")
+
+
+def test_an_empty_corpus_is_refused_inside_the_stage(recipe: Path, run: Run, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    done = run(*sottovoce("run", str(recipe), f"corpus.sources=[{{audio: {tmp_path / 'empty'}}}]"))
+    assert done.returncode == 2
+    assert "expected audio under" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_error_inside_a_launched_stage_keeps_its_status(recipe: Path, run: Run) -> None:
+    done = run(*sottovoce("run", str(recipe), "teacher.language=xx", "--until", "labels"))
+    assert done.returncode == 2
+    assert "teacher.language: expected one of en" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_missing_transcription_model_or_audio_is_one_line(run: Run) -> None:
+    assert "expected a model folder" in refused(run, "transcribe", "nowhere", "a.wav")
+
+
+def test_unreadable_audio_is_named_and_the_rest_goes_on(recipe: Path, run: Run, speech: Path, tmp_path: Path) -> None:
+    shutil.copytree(speech, tmp_path / "speech")
+    train = tmp_path / "speech" / "train"
+    (train / "text.wav").write_text("not audio")
+    (train / "empty.flac").write_bytes(b"")
+    broken = ["text.wav", "empty.flac", "absent.flac"]
+    with (train / "metadata.jsonl").open("a") as file:
+        file.writelines(json.dumps({"file_name": name, "text": "x"}) + "\n" for name in broken)
+    source = f"corpus.sources=[{{audiofolder: {tmp_path / 'speech'}, name: spoken}}]"
+    done = run(*sottovoce("run", str(recipe), source, "corpus.max_error_rate=0.2", "--until", "corpus"))
+    assert done.returncode == 0, done.stderr
+    folder = recipe.parent / "runs" / "small" / "corpus"
+    reasons = {Path(item["path"]).name: item["reason"] for item in json.loads((folder / "refused.json").read_text())}
+    assert reasons.keys() == set(broken)
+    assert reasons["empty.flac"] == "empty file"
+    assert reasons["absent.flac"] == "no such file"
+    assert json.loads((folder / "stage.json").read_text())["counts"] == {"utterances": 24, "refused": 3}
+    strict = run(*sottovoce("run", str(recipe), source, "corpus.max_error_rate=0.05", "--until", "corpus"))
+    assert strict.returncode == 1
+    assert "3 of 27 files cannot be used" in strict.stderr

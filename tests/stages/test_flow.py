@@ -1,0 +1,164 @@
+"""The whole way on real tiny data: what each stage leaves, skipping, killing, rerunning."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from data_prep.label_store import read_labels
+from recipes.schema import load
+from recipes.stage import FLOW
+from tests.conftest import ROOT
+from tests.stages.conftest import Run, sottovoce, write_recipe
+
+
+def stage(recipe: Path, name: str) -> Path:
+    return recipe.parent / "runs" / "small" / name
+
+
+def test_every_stage_leaves_its_record(finished: Path) -> None:
+    for spec in FLOW:
+        record = json.loads((stage(finished, spec.name) / "stage.json").read_text())
+        assert record["status"] == "done"
+        assert record["command"].startswith(spec.command)
+        assert record["outputs"]
+        assert not stage(finished, f"{spec.name}.partial").exists()
+
+
+def test_the_report_agrees_with_the_stage_files(finished: Path) -> None:
+    report = json.loads((stage(finished, "report") / "report.json").read_text())
+    accuracy = json.loads((stage(finished, "eval") / "wer.json").read_text())
+    assert report["accuracy"] == accuracy
+    names = ["teacher-torch-fp32", "student-torch-fp32", "onnx-fp32", "onnx-int8"]
+    assert [row["name"] for row in accuracy["systems"]] == names
+    assert [row["name"] for row in report["latency"]["variants"]] == names
+    student, exported = accuracy["systems"][1], accuracy["systems"][2]
+    assert exported["results"] == student["results"], "fp32 export and torch say the same"
+    assert all(row["kept"] for row in report["parity"]["artefacts"])
+    page = (stage(finished, "report") / "report.html").read_text()
+    assert all(name in page for name in names)
+
+
+def test_labels_are_the_teachers_and_cover_train_and_validation(finished: Path) -> None:
+    labels = read_labels(stage(finished, "labels"))
+    assert sorted(label.split for label in labels) == ["train"] * 16 + ["validation"] * 4
+    assert all(label.mean_logprob < 0 for label in labels)
+    assert all(label.tokens[: label.prompt_length] == [257, 258, 260, 264] for label in labels)
+
+
+def test_training_lowers_the_loss(finished: Path) -> None:
+    lines = [json.loads(line) for line in (stage(finished, "train") / "metrics.jsonl").read_text().splitlines()]
+    losses = [line["loss"] for line in lines if "loss" in line]
+    assert len(losses) == 8
+    assert sum(losses[-3:]) < 0.8 * sum(losses[:3])
+    assert [line["step"] for line in lines if "validation_wer" in line] == [4, 8]
+
+
+def test_a_second_run_does_nothing_and_says_so_quickly(finished: Path, run: Run) -> None:
+    started = time.monotonic()
+    done = run(*sottovoce("run", str(finished)))
+    assert done.returncode == 0
+    assert done.stdout.count("up to date") == len(FLOW) + 1
+    assert "nothing to do" in done.stdout
+    assert time.monotonic() - started < 3
+
+
+def test_a_changed_setting_reruns_only_what_depends_on_it(finished: Path, run: Run, tmp_path: Path) -> None:
+    shutil.copytree(finished.parent / "runs", tmp_path / "runs")
+    overrides = [
+        f"runs={tmp_path / 'runs'}",
+        "eval.bootstrap=120",
+        "budget.required=true",
+        "budget.device=" + str(tmp_path / "b.yaml"),
+    ]
+    (tmp_path / "b.yaml").write_text("{name: b, description: d, source: s, limits: {size_mb: 0.001}}")
+    done = run(*sottovoce("run", str(finished), *overrides))
+    assert done.returncode == 3, done.stdout + done.stderr
+    assert "budget b: missed" in done.stderr
+    ran = [line.split()[0] for line in done.stdout.splitlines() if line.endswith(": running")]
+    assert ran == ["eval", "report"]
+    assert run(*sottovoce("run", str(finished), *overrides)).returncode == 3, "a skipped run keeps its verdict"
+
+
+@pytest.mark.parametrize("audio", ["text", "speaker"])
+def test_transcribe_prints_a_line_for_each_file(finished: Path, speech: Path, run: Run, audio: str) -> None:
+    files = [str(file) for file in sorted((speech / "test").glob("*.flac"))[:2]]
+    options = ["--json"] if audio == "speaker" else []
+    for model, precision in (
+        (stage(finished, "export") / "model", "int8"),
+        (stage(finished, "train") / "model", "fp32"),
+    ):
+        done = run(*sottovoce("transcribe", str(model), *files, "--precision", precision, *options))
+        assert done.returncode == 0, done.stderr
+        assert len(done.stdout.splitlines()) == 2
+
+
+def test_a_run_killed_in_every_stage_ends_in_the_same_result(
+    finished: Path, speech: Path, run: Run, tmp_path: Path
+) -> None:
+    recipe = write_recipe(tmp_path, speech)
+    for spec in FLOW:
+        process = subprocess.Popen(
+            sottovoce("run", str(recipe)),
+            cwd=ROOT,
+            start_new_session=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        # Training is killed once it has a checkpoint, the others as soon as they have begun.
+        mark = {"train": "checkpoints/step-*", "labels": "parts/*.parquet", "eval": "hypotheses-*"}.get(
+            spec.name, "stage.json"
+        )
+        deadline = time.monotonic() + 120
+        while not list(stage(recipe, f"{spec.name}.partial").glob(mark)) and not stage(recipe, spec.name).exists():
+            assert time.monotonic() < deadline, f"{spec.name} did not begin"
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    done = run(*sottovoce("run", str(recipe)))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert read_labels(stage(recipe, "labels")) == read_labels(stage(finished, "labels"))
+    expected, found = (load_file(stage(each, "train") / "model" / "model.safetensors") for each in (finished, recipe))
+    assert expected.keys() == found.keys()
+    assert all(expected[name].equal(found[name]) for name in expected), "weights are bit-equal"
+    for name, file in (
+        ("export", "model/onnx/decoder_model_merged_quantized.onnx"),
+        ("eval", "hypotheses-onnx-int8.json"),
+    ):
+        assert (stage(recipe, name) / file).read_bytes() == (stage(finished, name) / file).read_bytes()
+    reports = [json.loads((stage(each, "report") / "report.json").read_text()) for each in (finished, recipe)]
+    for part in ("accuracy", "parity", "training"):
+        one, other = (_without_place_and_time(report[part]) for report in reports)
+        assert one == other, part
+
+
+def _without_place_and_time(part: dict[str, object]) -> object:
+    text = json.dumps(part, sort_keys=True)
+    values = json.loads(text)
+    values.pop("command", None)
+    values.pop("seconds", None)
+    for row in values.get("train", []):
+        row.pop("seconds")
+    return values
+
+
+def test_stages_run_by_themselves_with_overrides(finished: Path, run: Run, tmp_path: Path) -> None:
+    shutil.copytree(finished.parent / "runs", tmp_path / "runs")
+    import sys
+
+    place = f"runs={tmp_path / 'runs'}"
+    done = run(sys.executable, "-m", "distill.student", str(finished), place, "student.decoder_layers=1")
+    assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / "runs" / "small" / "student" / "stage.json").read_text())
+    assert record["metrics"]["decoder_layers_kept"] == [3]
+    assert load(finished, [place]).student.decoder_layers == 2
+    refused = run(sys.executable, "-m", "distill.export", str(finished), place)
+    assert refused.returncode == 2
+    assert "student is stale: student changed" in refused.stderr
+    assert len(refused.stderr.strip().splitlines()) == 1
