@@ -78,7 +78,7 @@ def _verdict(report: Mapping[str, Any]) -> str:
 
 
 def _plots(report: Mapping[str, Any]) -> dict[str, str]:
-    plots = {}
+    plots = dict.fromkeys(("latency", "size", "loss", "wer"), "")
     if report.get("accuracy") and report.get("latency"):
         plots["latency"] = scatter(
             _points(report, lambda row: row["clip_ms"]["p50"]), "clip latency p50, ms", "WER, %", "p1"

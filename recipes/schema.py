@@ -162,7 +162,7 @@ class Parity(Section):
     """Longest greedy text compared, in tokens; null for the model's own limit."""
     min_psnr_db: dict[Precision, float] = {"fp32": 80.0, "fp16": 50.0, "int8": 15.0}
     """Least peak signal-to-noise ratio of encoder states and logits, dB, by precision."""
-    min_equal_text: dict[Precision, float] = {"fp32": 1.0, "fp16": 0.97, "int8": 0.6}
+    min_equal_text: dict[Precision, float] = {"fp32": 1.0, "fp16": 0.9, "int8": 0.6}
     """Least share of clips with the same greedy text, by precision."""
 
 

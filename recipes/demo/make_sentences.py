@@ -136,16 +136,16 @@ def command(draw: random.Random) -> str:
 
 MIX: dict[Callable[[random.Random], str], int] = {
     command: 7,
-    enter: 160,
-    number: 80,
-    date: 100,
-    house_number: 90,
-    postcode: 120,
-    phone: 100,
-    spelled: 100,
-    code: 60,
-    edit: 70,
-    address: 15,
+    enter: 350,
+    number: 190,
+    date: 240,
+    house_number: 210,
+    postcode: 290,
+    phone: 240,
+    spelled: 120,
+    code: 150,
+    edit: 170,
+    address: 35,
 }
 """Sentences of each kind: all of AN4's, fewer of those that the teacher mishears (random letters, and an
 address said whole, which AN4 has only in parts)."""
