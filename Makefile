@@ -33,8 +33,9 @@ types: setup
 
 check: lint types test ## lint, types, tests
 
-bench: setup ## benchmarks: one JSON line each
-	$(BIN)/python -m eval.bench
+bench: setup ## measure the demo's variants again; one JSON line each benchmark
+	$(BIN)/sottovoce run recipes/demo/recipe.yaml --from benchmark --until benchmark
+	@$(BIN)/python -m eval.bench recipes/demo/recipe.yaml
 
 clean: ## remove runs and caches; keep the environment
 	rm -rf runs .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info

@@ -6,7 +6,6 @@ start runs, and of the runtimes only the one measured.
 
 import json
 import os
-import resource
 import sys
 import time
 from pathlib import Path
@@ -78,10 +77,21 @@ def measure(task: dict[str, Any]) -> dict[str, Any]:
         "token_ms": _spread(timed.token),
         "clip_ms": _spread(whole),
         "rtf": sum(whole) / audio_s,
-        "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6,
+        "peak_rss_mb": peak_rss_mb(),
         "audio_s": audio_s,
         "tokens": tokens,
     }
+
+
+def peak_rss_mb() -> float:
+    """Peak resident memory of this program, 10^6 bytes.
+
+    Not getrusage's ru_maxrss: that survives exec on Linux, so a small program reports its parent's peak.
+    """
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024 / 1e6
+    raise RuntimeError("/proc/self/status has no VmHWM line")
 
 
 def _spread(seconds: list[float]) -> dict[str, float] | None:

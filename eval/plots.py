@@ -14,6 +14,8 @@ from matplotlib import pyplot as plt
 _INK = "#010203"  # replaced by currentColor
 _SERIES = {"#0a0b01": "var(--teacher)", "#0a0b02": "var(--student)", "#0a0b03": "var(--export)"}
 _COLOURS = dict(zip(("teacher", "student", "export"), _SERIES, strict=True))
+_GAP, _LABEL_HEIGHT = 12.0, 16.0
+"""Pixels between a marker's centre and its label, and from one label to the next."""
 _MARKERS = {"teacher": "s", "student": "o", "export": "^"}
 
 
@@ -45,31 +47,48 @@ def scatter(points: Sequence[Point], x_label: str, y_label: str, plot_id: str) -
         axes.set_ylabel(y_label)
         axes.margins(x=0.18, y=0.18)
         figure.canvas.draw()
-        places = axes.transData.transform([(point.x, point.y) for point in points])
-        offsets = spread([float(y) for _, y in places], [float(x) for x, _ in places], height=14.0, reach=130.0)
-        middle = axes.transAxes.transform((0.62, 0))[0]
-        for point, (x, _), y in zip(points, places, offsets, strict=True):
-            left = x < middle
-            # Offsets are in pixels of the drawing canvas, annotations in points.
+        pixels = [tuple(axes.transData.transform((point.x, point.y))) for point in points]
+        left, right = axes.transAxes.transform([(0, 0), (1, 0)])[:, 0]
+        boxes = place_labels(pixels, [6.2 * len(point.name) for point in points], (left, right))
+        for point, (x, y), (start, middle) in zip(points, pixels, boxes, strict=True):
+            # Boxes are in pixels of the drawing canvas, offsets in points.
+            shift = ((start - x) * 72 / figure.dpi, (middle - y) * 72 / figure.dpi)
             axes.annotate(
-                point.name, (point.x, point.y), ha="left" if left else "right", va="center", fontsize=9,
-                xytext=(9 if left else -9, (y - axes.transData.transform((point.x, point.y))[1]) * 72 / figure.dpi),
-                textcoords="offset points",
+                point.name, (point.x, point.y), xytext=shift, textcoords="offset points", va="center", fontsize=9
             )  # fmt: skip
         return _svg(figure, plot_id)
 
 
-def spread(heights: Sequence[float], across: Sequence[float], *, height: float, reach: float) -> list[float]:
-    """New heights of labels so that those nearer than `reach` across are at least `height` apart; order is kept."""
-    order = sorted(range(len(heights)), key=lambda index: heights[index])
-    placed: dict[int, float] = {}
-    for index in order:
-        y = heights[index]
-        for other in order:
-            if other in placed and abs(across[other] - across[index]) < reach:
-                y = max(y, placed[other] + height)
-        placed[index] = y
-    return [placed[index] for index in range(len(heights))]
+def place_labels(
+    markers: Sequence[tuple[float, float]], widths: Sequence[float], limits: tuple[float, float]
+) -> list[tuple[float, float]]:
+    """Where each marker's label goes, in pixels: its left end and its middle height.
+
+    Beside its marker where that is free, else the nearest place above or below that touches no other label and no
+    marker; inside the limits where it can be.
+    """
+    placed: list[tuple[float, float, float]] = []
+    for index, ((x, y), width) in enumerate(zip(markers, widths, strict=True)):
+        others = [marker for other, marker in enumerate(markers) if other != index]
+        sides = [x + _GAP, x - _GAP - width]
+        inside = [start for start in sides if limits[0] <= start and start + width <= limits[1]] or sides
+        rows = (sign * step * _LABEL_HEIGHT / 2 for step in range(4 * len(markers) + 1) for sign in (1, -1))
+        start, middle = next(
+            (start, y + row)
+            for row in rows
+            for start in inside
+            if all(_apart(start, y + row, width, *box) for box in placed)
+            and not any(
+                start - _GAP < marker_x < start + width + _GAP and abs(marker_y - y - row) < _LABEL_HEIGHT / 2 + 4
+                for marker_x, marker_y in others
+            )
+        )
+        placed.append((start, middle, width))
+    return [(start, middle) for start, middle, _ in placed]
+
+
+def _apart(start: float, middle: float, width: float, other: float, height: float, other_width: float) -> bool:
+    return abs(middle - height) >= _LABEL_HEIGHT or start + width <= other or other + other_width <= start
 
 
 def curves(

@@ -4,7 +4,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eval.plots import Point, scatter, spread
+from eval.plots import Point, place_labels, scatter
 from eval.report_page import diff, figure, render
 
 MACHINE = {
@@ -105,15 +105,14 @@ def test_figures_are_readable() -> None:
     ]  # fmt: skip
 
 
-@given(st.lists(st.tuples(st.floats(0, 500), st.floats(0, 300)), min_size=1, max_size=12))
-def test_labels_do_not_overlap(places: list[tuple[float, float]]) -> None:
-    across, heights = [x for x, _ in places], [y for _, y in places]
-    placed = spread(heights, across, height=14, reach=130)
-    for first in range(len(places)):
-        assert placed[first] >= heights[first]
-        for second in range(first):
-            if abs(across[first] - across[second]) < 130:
-                assert abs(placed[first] - placed[second]) >= 14 - 1e-9
+@given(st.lists(st.tuples(st.floats(0, 500), st.floats(0, 300)), min_size=1, max_size=12), st.floats(20, 150))
+def test_labels_touch_neither_each_other_nor_a_marker(places: list[tuple[float, float]], width: float) -> None:
+    labels = place_labels(places, [width] * len(places), (0, 500))
+    for index, (start, middle) in enumerate(labels):
+        for other, height in labels[:index]:
+            assert abs(middle - height) >= 16 or abs(start - other) >= width
+        for number, (x, y) in enumerate(places):
+            assert number == index or not (start < x < start + width and abs(middle - y) < 8)
 
 
 def test_a_single_point_can_be_plotted() -> None:

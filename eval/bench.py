@@ -1,0 +1,35 @@
+"""The figures of a finished benchmark stage as one JSON line, for `make bench`.
+
+python -m eval.bench recipes/demo/recipe.yaml
+"""
+
+import json
+
+from recipes.errors import UserError, run_main
+from recipes.stage import arguments, read_record
+
+
+def main() -> None:
+    """Read latency.json, print the ratios to the teacher in PyTorch fp32."""
+    recipe, _ = arguments("benchmark")
+    folder = recipe.root / "benchmark"
+    record = read_record(folder)
+    if record is None:
+        raise UserError(f"{folder}: expected a finished benchmark, found none; run `sottovoce run` first")
+    latency = json.loads((folder / "latency.json").read_text())
+    rows = {
+        row["name"]: {
+            "clip_p50_ms": round(row["clip_ms"]["p50"], 2),
+            "clip_p95_ms": round(row["clip_ms"]["p95"], 2),
+            "speedup": round(row["speedup"], 3),
+            "peak_rss_mb": round(row["peak_rss_mb"], 1),
+            "size_mb": round(row["size_mb"], 2),
+        }
+        for row in latency["variants"]
+    }
+    head = {"bench": recipe.name, "baseline": latency["baseline"], "drift": round(latency["baseline_drift"], 3)}
+    print(json.dumps(head | {"threads": latency["threads"], "cpu": record["machine"]["cpu"], "variants": rows}))
+
+
+if __name__ == "__main__":
+    run_main(main)
