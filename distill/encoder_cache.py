@@ -2,7 +2,7 @@
 
 With the encoder frozen and the audio unchanged its states are the same in each epoch, and it is the largest part of
 a step: for the alnum teacher (7 s window, batch 32, two cores) 0.75 of 1.05 s. Stored in fp16, S x D x 2 bytes an
-utterance: 134 kB for alnum, 2.3 MB for whisper-small's 30 s window; `sottovoce check` states the sum.
+utterance: 134 kB for alnum, 2.3 MB for whisper-small's 30 s window; `sottovoce check` states it for the recipe.
 
 U utterances, B batch, S encoder positions, D width.
 """

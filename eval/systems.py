@@ -7,9 +7,9 @@ from pathlib import Path
 from eval.runtimes import open_runtime
 from eval.runtimes.onnx import SUFFIX
 from eval.runtimes.transcriber import Transcriber
+from recipes.flow import checkpoint
 from recipes.models import model_folder
 from recipes.schema import Recipe
-from recipes.stage import checkpoint
 
 
 @dataclass(frozen=True)

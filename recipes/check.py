@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 
 from recipes.errors import UserError
+from recipes.flow import stages
 from recipes.models import local_folder
 from recipes.schema import Recipe
 from recipes.shapes import HUB_SHAPES, Shape
-from recipes.stage import stages
 
 
 def estimate(recipe: Recipe) -> list[str]:
@@ -37,7 +37,11 @@ def estimate(recipe: Recipe) -> list[str]:
             f"train   {trained / 1e6:.1f} M trained; weights, gradients and AdamW "
             f"{(4 * held + 12 * trained) / 1e9:.2f} GB, activations beside"
         )
-        lines.append(f"disk    checkpoints and student {(2 * 4 * student.parameters + 12 * trained) / 1e9:.2f} GB")
+        # On disk in float32: the newest checkpoint with its two moments, and the best student.
+        lines.append(f"disk    checkpoint and student {(8 * student.parameters + 8 * trained) / 1e9:.2f} GB")
+        if recipe.train.cache_encoder:
+            each_mb = 2e-6 * shape.source_positions * shape.width
+            lines.append(f"disk    encoder cache {each_mb:.2f} MB an utterance while training")
     bytes_each = {"fp32": 4, "fp16": 2, "int8": 1}
     sizes = ", ".join(f"{name} {student.parameters * bytes_each[name] / 1e6:.0f} MB" for name in recipe.export.onnx)
     return [*lines, f"export  ONNX {sizes or 'none'} at least"]

@@ -17,10 +17,13 @@ import sys
 import time
 from pathlib import Path
 
+import yaml
+
 from recipes.check import estimate
 from recipes.errors import UserError, run_main
+from recipes.flow import SPECS, Spec, stages
 from recipes.schema import Recipe, json_schema, load
-from recipes.stage import SPECS, Spec, read_record, stages, state
+from recipes.stage import read_record, state
 
 _HOME = Path(__file__).resolve().parent.parent
 """Where the stage files are: the checkout, or site-packages."""
@@ -91,27 +94,36 @@ def _run(given: argparse.Namespace, _rest: list[str]) -> None:
 
 def _start(recipe: Recipe, spec: Spec, given: argparse.Namespace) -> None:
     """Run a stage as a process of its own; its exit status becomes ours."""
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(_HOME), os.environ.get("PYTHONPATH", "")]).rstrip(":")
+    }
     program, *rest = spec.command.split()
     if program == "accelerate":
         launch, script = rest
         configuration = ["--config_file", str(recipe.launch)] if recipe.launch else []
+        environment = _threads(recipe.launch) | environment
         command = [sys.executable, "-m", "accelerate.commands.accelerate_cli", launch, "--quiet", *configuration,
                    str(_HOME / script)]  # fmt: skip
     else:
         command = [sys.executable, *rest]
-    # accelerate's launcher hides a stage's exit status, so that is read from the stage's record.
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join([str(_HOME), os.environ.get("PYTHONPATH", "")]).rstrip(":")
-    }
     done = subprocess.run([*command, str(given.recipe), *given.overrides], env=environment, check=False)
     if done.returncode == 0:
         return
+    # accelerate's launcher hides a stage's exit status, so that is read from the stage's record.
     failed = recipe.root / f"{spec.name}.partial" / "stage.json"
     record = json.loads(failed.read_text()) if failed.is_file() else {}
     status = record.get("exit", 0) if record.get("status") == "failed" else 0
     again = shlex.join(["sottovoce", "run", str(given.recipe), *given.overrides])
     print(f"{spec.name:<10} failed; `{again}` goes on from here", file=sys.stderr)
     sys.exit(status or (done.returncode if done.returncode in (1, 2, 3) else 1))
+
+
+def _threads(launch: Path | None) -> dict[str, str]:
+    """The cores shared out among the processes of a launch file; accelerate's own rule where there is none."""
+    if launch is None:
+        return {}
+    processes = yaml.safe_load(launch.read_text()).get("num_processes", 1)
+    return {"OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // processes))}
 
 
 def _conclude(recipe: Recipe, ran: int) -> None:

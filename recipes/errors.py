@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 
 class UserError(Exception):
@@ -33,7 +32,7 @@ def run_main(main: Callable[[], None]) -> None:
     try:
         main()
     except (UserError, RunError, BudgetMissed) as error:
-        print(f"{Path(sys.argv[0]).name}: {one_line(error)}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         sys.exit(error.status)
     except KeyboardInterrupt:
         print("interrupted; run again to go on from here", file=sys.stderr)

@@ -13,9 +13,10 @@ from eval.runtimes.torch import TorchRuntime, load_model
 from eval.runtimes.transcriber import Transcriber
 from eval.utterances import read_utterances
 from recipes.errors import RunError, UserError, run_main
+from recipes.flow import checkpoint
 from recipes.models import PROCESSOR_FILES
 from recipes.schema import Recipe
-from recipes.stage import arguments, checkpoint, open_stage, write_json
+from recipes.stage import arguments, open_stage, write_json
 
 
 def main() -> None:

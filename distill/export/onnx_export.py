@@ -24,6 +24,7 @@ K width of a head.
 
 import logging
 import tempfile
+import warnings
 from collections.abc import Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -170,12 +171,14 @@ def _trace(
 
 @contextmanager
 def _quiet() -> "Iterator[None]":
-    # Four lines a graph about torchvision's operators, which no Whisper has.
+    # Four lines a graph about torchvision's operators, which no Whisper has, and a deprecation inside torch itself.
     logger = logging.getLogger("torch.onnx._internal.exporter._registration")
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
     finally:
         logger.setLevel(level)
 

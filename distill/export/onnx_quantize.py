@@ -7,6 +7,7 @@ meet.
 D width, V vocabulary.
 """
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,14 +29,18 @@ def quantize(model: "onnx.ModelProto", scratch: Path) -> "onnx.ModelProto":
     path = scratch / "quantized.onnx"
     copy = onnx.ModelProto()
     copy.CopyFrom(model)  # quantize_dynamic takes the weights out of the model it is given
-    quantize_dynamic(
-        copy,
-        path,
-        op_types_to_quantize=["MatMul"],
-        per_channel=True,
-        weight_type=QuantType.QInt8,
-        extra_options={"MatMulConstBOnly": True},
-    )
+    logging.disable(logging.WARNING)  # it advises shape inference, which the exporter has done
+    try:
+        quantize_dynamic(
+            copy,
+            path,
+            op_types_to_quantize=["MatMul"],
+            per_channel=True,
+            weight_type=QuantType.QInt8,
+            extra_options={"MatMulConstBOnly": True},
+        )
+    finally:
+        logging.disable(logging.NOTSET)
     return onnx.load(path)
 
 

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import transformers
 from transformers import EncoderDecoderCache, WhisperForConditionalGeneration
 
 
 def load_model(folder: Path, dtype: torch.dtype = torch.float32) -> WhisperForConditionalGeneration:
     """A Whisper checkpoint from a local folder, in evaluation mode; safetensors only."""
+    transformers.logging.disable_progress_bar()
     model = WhisperForConditionalGeneration.from_pretrained(
         folder, dtype=dtype, local_files_only=True, use_safetensors=True
     )

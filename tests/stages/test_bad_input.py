@@ -89,3 +89,18 @@ def test_unreadable_audio_is_named_and_the_rest_goes_on(recipe: Path, run: Run, 
     strict = run(*sottovoce("run", str(recipe), source, "corpus.max_error_rate=0.05", "--until", "corpus"))
     assert strict.returncode == 1
     assert "3 of 27 files cannot be used" in strict.stderr
+
+
+def test_check_estimates_a_hub_teacher_without_the_network(run: Run, speech: Path) -> None:
+    source = f"corpus.sources=[{{audiofolder: {speech}}}]"
+    done = run(*sottovoce("check", "recipes/large-v3-en/recipe.yaml", source))
+    assert done.returncode == 0, done.stderr
+    assert "teacher 1543.5 M parameters: encoder 637.0 M in 32 layers, decoder 906.5 M in 32" in done.stdout
+    assert "student 756.4 M" in done.stdout, "as published for distil-large-v3"
+
+
+def test_a_hub_teacher_that_cannot_be_fetched_is_one_clear_line(recipe: Path, run: Run) -> None:
+    done = run(*sottovoce("run", str(recipe), "teacher.model=nobody/no-such-model", "--until", "student"))
+    assert done.returncode == 2
+    assert "the Hub did not give it" in done.stderr
+    assert "Traceback" not in done.stderr

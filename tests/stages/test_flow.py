@@ -12,8 +12,8 @@ import pytest
 from safetensors.torch import load_file
 
 from data_prep.label_store import read_labels
+from recipes.flow import FLOW
 from recipes.schema import load
-from recipes.stage import FLOW
 from tests.conftest import ROOT
 from tests.stages.conftest import Run, sottovoce, write_recipe
 

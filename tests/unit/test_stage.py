@@ -4,8 +4,9 @@ from pathlib import Path
 import pytest
 
 from recipes.errors import UserError
+from recipes.flow import needs, stages
 from recipes.schema import Recipe
-from recipes.stage import Work, fingerprints, needs, open_stage, path_fingerprint, read_record, stages, state
+from recipes.stage import Work, fingerprints, open_stage, path_fingerprint, read_record, state
 
 
 @pytest.fixture

@@ -1,0 +1,81 @@
+"""The stages in order: how each is run, what it reads, what makes it stale."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from recipes.schema import Recipe
+
+
+@dataclass(frozen=True)
+class Spec:
+    """One stage of the flow."""
+
+    name: str
+    command: str
+    """How it is run by itself, without the recipe."""
+    sections: tuple[str, ...]
+    """Recipe keys that make it stale when changed."""
+    needs: tuple[str, ...] = ()
+    """Earlier stages it reads."""
+    outside: tuple[Literal["teacher", "sources", "budget"], ...] = ()
+    """Files from outside the run that make it stale when changed."""
+
+
+FLOW = (
+    Spec("corpus", "python -m data_prep.corpus", ("corpus", "seed"), outside=("sources",)),
+    Spec(
+        "labels",
+        "accelerate launch data_prep/pseudo_label.py",
+        ("labels", "teacher"),
+        ("corpus",),
+        ("teacher",),
+    ),
+    Spec("student", "python -m distill.student", ("student", "teacher"), (), ("teacher",)),
+    Spec(
+        "train",
+        "accelerate launch distill/train.py",
+        ("train", "teacher", "seed"),
+        ("corpus", "labels", "student"),
+        ("teacher",),
+    ),
+    Spec("export", "python -m distill.export", ("export", "teacher"), ("corpus", "student", "train")),
+    Spec(
+        "eval",
+        "python -m eval.wer",
+        ("eval", "teacher", "seed"),
+        ("corpus", "student", "train", "export"),
+        ("teacher",),
+    ),
+    Spec(
+        "benchmark",
+        "python -m eval.benchmark",
+        ("benchmark", "teacher"),
+        ("corpus", "student", "train", "export"),
+        ("teacher",),
+    ),
+    Spec(
+        "report",
+        "python -m eval.report",
+        ("budget",),
+        ("corpus", "labels", "student", "train", "export", "eval", "benchmark"),
+        ("budget",),
+    ),
+)
+SPECS = {spec.name: spec for spec in FLOW}
+
+
+def stages(recipe: Recipe) -> list[Spec]:
+    """The stages of this recipe in order; a stage whose section is null is left out."""
+    return [spec for spec in FLOW if spec.name == "report" or getattr(recipe, spec.name) is not None]
+
+
+def needs(recipe: Recipe, name: str) -> list[str]:
+    """Earlier stages that `name` reads in this recipe."""
+    present = {spec.name for spec in stages(recipe)}
+    return [need for need in SPECS[name].needs if need in present]
+
+
+def checkpoint(recipe: Recipe) -> Path:
+    """Folder of the student to export: trained, or as cut where the recipe has no training."""
+    return recipe.root / ("train" if recipe.train is not None else "student") / "model"
