@@ -6,7 +6,6 @@ student.
 
 import _ctypes
 import ctypes
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from tqdm import tqdm
 
 from eval.audio import SAMPLE_RATE
 from recipes.errors import UserError
+from recipes.stage import write_beside
 
 VOICES = (
     "en-us", "en-us+m1", "en-us+m4", "en-us+m5", "en-us+m6", "en-us+m7", "en-us+rob", "en-us-nyc", "en-us+f1"
@@ -170,9 +170,8 @@ def synthesize(sentences: Sequence[str], voices: Sequence[str], folder: Path, *,
         file = folder / f"{index:06d}.flac"
         if not file.exists():
             samples, _ = utterance(text, voices, seed, index)
-            beside = file.with_name(f".{file.name}.{os.getpid()}")
-            soundfile.write(beside, samples, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
-            beside.replace(file)
+            with write_beside(file) as beside:
+                soundfile.write(beside, samples, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
         rows.append(
             {
                 "file_name": file.name,

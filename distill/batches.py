@@ -3,10 +3,9 @@
 B batch, N samples, L tokens, S encoder positions, D width.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,10 +13,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from data_prep.label_store import Label
+from distill.examples import IGNORE, Drawing, Example
 from eval.audio import read_audio
-
-IGNORE = -100
-"""Label of positions that are not predicted: prompt and padding."""
 
 
 @dataclass(frozen=True)
@@ -53,69 +50,86 @@ class States(Protocol):
 
 @dataclass(frozen=True)
 class Collate:
-    """Label rows to a Batch: audio decoded, tokens shifted, prompt and padding masked in the labels alone."""
+    """Examples to a Batch: audio decoded, prompt and padding masked in the labels alone."""
 
     window_samples: int
     pad_token: int
     states: States | None = None
 
-    def __call__(self, rows: Sequence[Label]) -> Batch:
-        """One batch of these rows."""
-        samples_BN = np.zeros((len(rows), 0 if self.states else self.window_samples), np.float32)
-        longest = max(len(row.tokens) for row in rows) - 1
-        inputs_BL = np.full((len(rows), longest), self.pad_token, np.int64)
-        labels_BL = np.full((len(rows), longest), IGNORE, np.int64)
-        for index, row in enumerate(rows):
+    def __call__(self, examples: Sequence[Example]) -> Batch:
+        """One batch of these examples."""
+        samples_BN = np.zeros((len(examples), 0 if self.states else self.window_samples), np.float32)
+        longest = max(len(example.inputs) for example in examples)
+        inputs_BL = np.full((len(examples), longest), self.pad_token, np.int64)
+        labels_BL = np.full((len(examples), longest), IGNORE, np.int64)
+        for index, example in enumerate(examples):
             if self.states is None:
-                clip = read_audio(Path(row.audio))[: self.window_samples]
+                clip = read_audio(example.label.audio)[: self.window_samples]
                 samples_BN[index, : len(clip)] = clip
-            length = len(row.tokens) - 1
-            inputs_BL[index, :length] = row.tokens[:-1]
-            predicted = slice(row.prompt_length - 1, length)
-            labels_BL[index, predicted] = row.tokens[row.prompt_length :]
-        ids = [row.id for row in rows]
+            inputs_BL[index, : len(example.inputs)] = example.inputs
+            labels_BL[index, : len(example.targets)] = example.targets
+        ids = [example.label.id for example in examples]
         samples, inputs, labels = (torch.from_numpy(array) for array in (samples_BN, inputs_BL, labels_BL))
         return Batch(ids, samples, inputs, labels, self.states[ids] if self.states else None)
 
 
-class _Steps(Dataset[list[Label]]):
-    """Step number to the label rows of one process."""
+class Order:
+    """Rows of every step: endless epochs, each cut into batches, a function of seed, weights and step alone."""
 
-    def __init__(self, labels: Sequence[Label], batch_size: int, seed: int, rank: int, world: int):
+    def __init__(self, labels: Sequence[Label], batch_size: int, seed: int, weights: Mapping[str, float] | None = None):
         self.labels, self.batch_size, self.seed = labels, batch_size, seed
-        self.rank, self.world = rank, world
+        weights = weights or {}
+        rows: dict[float, list[int]] = {}
+        for index, label in enumerate(labels):
+            rows.setdefault(weights.get(label.source, 1.0), []).append(index)
+        # Rows of one weight, and how many of them an epoch draws.
+        self._groups = [(np.array(group), round(weight * len(group))) for weight, group in rows.items()]
+        self.epoch_size = sum(draws for _, draws in self._groups)
+        assert self.epoch_size, "weights leave nothing to draw"
+        self._epoch = lru_cache(maxsize=2)(self._draw_epoch)
 
-    def __getitem__(self, step: int) -> list[Label]:
-        rows = step_rows(self.labels, step, self.batch_size, self.seed)
-        return rows[self.rank :: self.world]
+    def __call__(self, step: int) -> list[tuple[Label, int]]:
+        """The rows of a step, counted from 0, each with its epoch."""
+        first, rows = step * self.batch_size, list[tuple[Label, int]]()
+        while len(rows) < self.batch_size:
+            epoch, offset = divmod(first + len(rows), self.epoch_size)
+            wanted = slice(offset, offset + self.batch_size - len(rows))
+            rows += [(self.labels[index], epoch) for index in self._epoch(epoch)[wanted]]
+        return rows
+
+    def _draw_epoch(self, epoch: int) -> np.ndarray:
+        """Each group goes on in its own endless permutations, so that a weight of 0.5 sees all rows in two epochs."""
+        drawn = []
+        for number, (group, draws) in enumerate(self._groups):
+            first, last = epoch * draws, (epoch + 1) * draws
+            cycles = range(first // len(group), -(-last // len(group)))
+            endless = [np.random.default_rng((self.seed, number, cycle)).permutation(group) for cycle in cycles]
+            if draws:
+                drawn.append(np.concatenate(endless)[first - cycles[0] * len(group) :][:draws])
+        return np.random.default_rng((self.seed, epoch)).permutation(np.concatenate(drawn))
 
 
-def step_rows(labels: Sequence[Label], step: int, batch_size: int, seed: int) -> list[Label]:
-    """Rows of a step: endless epochs, each a new permutation drawn from seed and epoch, cut into batches."""
-    first = step * batch_size
-    rows: list[Label] = []
-    while len(rows) < batch_size:
-        epoch, offset = divmod(first + len(rows), len(labels))
-        order = _epoch_order(seed, epoch, len(labels))
-        rows += [labels[index] for index in order[offset : offset + batch_size - len(rows)]]
-    return rows
+class _Steps(Dataset[list[Example]]):
+    """Step number to the examples of one process."""
 
+    def __init__(self, order: Order, drawing: Drawing, before: Mapping[str, Label], rank: int, world: int):
+        self.order, self.drawing, self.before, self.rank, self.world = order, drawing, before, rank, world
 
-@lru_cache(maxsize=2)
-def _epoch_order(seed: int, epoch: int, count: int) -> np.ndarray:
-    return np.random.default_rng((seed, epoch)).permutation(count)
+    def __getitem__(self, step: int) -> list[Example]:
+        rows = self.order(step)[self.rank :: self.world]
+        return [self.drawing(label, self.before.get(label.id), epoch) for label, epoch in rows]
 
 
 def training_batches(
-    labels: Sequence[Label], collate: Collate, *, first_step: int, last_step: int, batch_size: int, seed: int,
-    rank: int, world: int, workers: int,
+    order: Order, drawing: Drawing, before: Mapping[str, Label], collate: Collate, *,
+    first_step: int, last_step: int, rank: int, world: int, workers: int,
 ) -> Iterator[Batch]:  # fmt: skip
-    """Batches of steps first_step .. last_step - 1 for one of `world` processes.
+    """Batches of steps first_step .. last_step - 1 for one of `world` processes; `before`: see `predecessors`.
 
     Together the processes see the same rows whatever their number.
     """
     loader = DataLoader(
-        _Steps(labels, batch_size, seed, rank, world),
+        _Steps(order, drawing, before, rank, world),
         batch_size=None,
         sampler=range(first_step, last_step),
         num_workers=workers,
@@ -126,6 +140,6 @@ def training_batches(
 
 
 def validation_batches(labels: Sequence[Label], collate: Collate, *, batch_size: int) -> Iterator[Batch]:
-    """All rows once, in order."""
+    """All labels once, in order, without timestamps or previous text."""
     for start in range(0, len(labels), batch_size):
-        yield collate(labels[start : start + batch_size])
+        yield collate([Example(label, label.plain, []) for label in labels[start : start + batch_size]])

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from data_prep.label_store import Label
 from distill.batches import Batch, Collate
+from distill.examples import Example
 
 
 class EncoderCache:
@@ -44,7 +45,12 @@ def build(
             if index != 0 and index % world != rank:
                 continue
             # Every process encodes the first batch, for the shape; the first process makes the file.
-            states_BSD = encode(collate(labels[start : start + batch_size])).half().cpu().numpy()
+            states_BSD = (
+                encode(collate([Example(label, label.plain, []) for label in labels[start : start + batch_size]]))
+                .half()
+                .cpu()
+                .numpy()
+            )
             if index == 0:
                 if rank == 0:
                     shape = (len(labels), *states_BSD.shape[1:])

@@ -19,18 +19,21 @@ from tqdm import tqdm
 from transformers import WhisperForConditionalGeneration
 
 from data_prep.features import LogMel
-from data_prep.label_store import read_labels
+from data_prep.quality import kept_labels
 from distill import encoder_cache
-from distill.batches import IGNORE, Batch, Collate, training_batches, validation_batches
+from distill.batches import Batch, Collate, Order, training_batches, validation_batches
 from distill.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
+from distill.examples import IGNORE, Drawing, predecessors
 from distill.losses import Loss, distillation_loss
 from distill.student import save_model
 from eval.metrics import error_rate, normalizer
 from eval.runtimes.torch import TorchRuntime, load_model
 from eval.runtimes.transcriber import Format, Transcriber
+from eval.utterances import read_utterances
 from recipes.errors import RunError, UserError, run_main
 from recipes.models import model_folder
-from recipes.schema import Recipe, Train
+from recipes.schema import Recipe
+from recipes.sections import Train
 from recipes.stage import Work, arguments, open_stage
 
 
@@ -93,10 +96,11 @@ class Trainer:
         self.format = Format.load(self.folder, recipe.teacher.language, recipe.teacher.task)
         self.collate = Collate(self.format.window_samples, self.format.end)
         self.log_mel = LogMel(self.format.mel_bins).to(accelerator.device)
-        labels = [label for label in read_labels(recipe.root / "labels") if label.kept]
+        labels = kept_labels(recipe.root)
         self.train_labels = [label for label in labels if label.split == "train"]
         self.validation_labels = [label for label in labels if label.split == "validation"]
-        self.validation_labels = self.validation_labels[: section.validation_utterances]
+        every = max(1, -(-len(self.validation_labels) // section.validation_utterances))
+        self.validation_labels = self.validation_labels[::every]  # all lengths: labels stand longest first
         for split, rows in (("train", self.train_labels), ("validation", self.validation_labels)):
             if not rows:
                 raise UserError(
@@ -140,10 +144,15 @@ class Trainer:
                 wait=accelerator.wait_for_everyone,
             )  # fmt: skip
             collate = replace(collate, states=cache)
+        order = Order(self.train_labels, section.batch_size, self.recipe.seed, section.source_weights)
+        drawing = Drawing(
+            section.timestamps, section.previous_text, self.format.start_of_previous, self.format.max_length,
+            self.recipe.seed,
+        )  # fmt: skip
+        before = predecessors(self.train_labels, read_utterances(self.recipe.root / "corpus", "train"))
         batches = training_batches(
-            self.train_labels, collate, first_step=first_step, last_step=section.steps,
-            batch_size=section.batch_size, seed=self.recipe.seed, rank=accelerator.process_index,
-            world=accelerator.num_processes, workers=section.workers,
+            order, drawing, before, collate, first_step=first_step, last_step=section.steps,
+            rank=accelerator.process_index, world=accelerator.num_processes, workers=section.workers,
         )  # fmt: skip
         bar = tqdm(initial=first_step, total=section.steps, desc="train", disable=not accelerator.is_main_process)
         for step, batch in enumerate(batches, first_step + 1):

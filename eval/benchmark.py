@@ -17,7 +17,8 @@ from tqdm import tqdm
 from eval.systems import System, systems
 from eval.utterances import read_utterances
 from recipes.errors import RunError, UserError, run_main
-from recipes.schema import Benchmark, Recipe
+from recipes.schema import Recipe
+from recipes.sections import Benchmark
 from recipes.stage import arguments, open_stage, write_json
 
 
@@ -64,7 +65,7 @@ def main() -> None:
         )
 
 
-def run_variant(system: System, clips: list[str], section: Benchmark, recipe: Recipe) -> dict[str, Any]:
+def run_variant(system: System, clips: list[list[str]], section: Benchmark, recipe: Recipe) -> dict[str, Any]:
     """The figures of one variant from a process of its own."""
     task = {
         "folder": str(system.folder), "runtime": system.runtime, "precision": system.precision, "clips": clips,

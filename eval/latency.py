@@ -45,7 +45,7 @@ class TimedRuntime:
 def measure(task: dict[str, Any]) -> dict[str, Any]:
     """Cold start, then `warmup` untimed and `runs` timed transcriptions, one clip at a time."""
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: task["threads"]])
-    clips = [read_audio(Path(path)) for path in task["clips"]]
+    clips = [read_audio(audio) for audio in task["clips"]]
     options = {"exact_tokens": task["tokens"]}
     started = time.perf_counter()
     folder = Path(task["folder"])

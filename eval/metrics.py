@@ -4,6 +4,7 @@ jiwer counts the errors; `evaluate.Metric` is its face without the script that `
 """
 
 import json
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ import numpy as np
 from transformers.models.whisper.english_normalizer import BasicTextNormalizer, EnglishTextNormalizer
 
 from recipes.errors import UserError
-from recipes.schema import Normalizer
+from recipes.sections import Normalizer
 
 Normalize = Callable[[str], str]
 
@@ -121,3 +122,9 @@ class ErrorRate(evaluate.Metric):
 def error_rate(references: Sequence[str], hypotheses: Sequence[str]) -> float:
     """Corpus WER of normalised texts, in percent."""
     return count_errors(references, hypotheses).rate
+
+
+def compression_ratio(text: str) -> float:
+    """Length over zlib-compressed length, as Whisper measures repetition; 0 for an empty text."""
+    data = text.encode()
+    return len(data) / len(zlib.compress(data)) if data else 0.0

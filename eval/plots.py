@@ -118,6 +118,16 @@ def curves(
         return _svg(figure, plot_id)
 
 
+def histogram(edges: Sequence[float], counts: Sequence[int], x_label: str, y_label: str, plot_id: str) -> str:
+    """Bars between edges [n + 1] of heights [n]."""
+    with _style(plot_id):
+        figure, axes = plt.subplots(figsize=(5.6, 3.2))
+        axes.stairs(counts, edges, fill=True, color=_COLOURS["student"])
+        axes.set_xlabel(x_label)
+        axes.set_ylabel(y_label)
+        return _svg(figure, plot_id)
+
+
 def smooth(values: Sequence[float], weight: float = 0.9) -> list[float]:
     """Exponential moving average, corrected for its start."""
     average, scale, result = 0.0, 0.0, []

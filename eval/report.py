@@ -52,7 +52,7 @@ def collect(recipe: Recipe, command: str) -> dict[str, Any]:
         "latency": latency,
         "parity": _read(root / "export" / "parity.json"),
         "training": _training(root / "train", records["train"]) if "train" in present else None,
-        "labels": _labels(records["labels"]) if "labels" in present else None,
+        "labels": _labels(records["labels"], root / "quality") if "labels" in present else None,
         "corpus": {**records["corpus"]["metrics"], "refused": _read(root / "corpus" / "refused.json"),
                    "command": records["corpus"]["command"]},
         "student": {"teacher": recipe.teacher.model, **records["student"]["metrics"],
@@ -80,11 +80,11 @@ def _training(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _labels(record: dict[str, Any]) -> dict[str, Any]:
-    hours = record["metrics"]["audio_hours"]
+def _labels(record: dict[str, Any], quality: Path) -> dict[str, Any]:
+    judged = read_record(quality) or {}
     return {
         "command": record["command"], **record["counts"], **record["metrics"], "seconds": record["seconds"],
-        "audio_seconds_per_second": round(3600 * hours / record["seconds"], 1) if record["seconds"] else None,
+        "quality": {**_read(quality / "quality.json"), "command": judged["command"]},
     }  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from eval.plots import Point, curves, scatter, smooth
+from eval.plots import Point, curves, histogram, scatter, smooth
 
 
 def render(report: Mapping[str, Any]) -> str:
@@ -78,7 +78,7 @@ def _verdict(report: Mapping[str, Any]) -> str:
 
 
 def _plots(report: Mapping[str, Any]) -> dict[str, str]:
-    plots = dict.fromkeys(("latency", "size", "loss", "wer"), "")
+    plots = dict.fromkeys(("latency", "size", "loss", "wer", "quality"), "")
     if report.get("accuracy") and report.get("latency"):
         plots["latency"] = scatter(
             _points(report, lambda row: row["clip_ms"]["p50"]), "clip latency p50, ms", "WER, %", "p1"
@@ -103,6 +103,10 @@ def _plots(report: Mapping[str, Any]) -> dict[str, str]:
             "WER, %",
             "p4",
         )
+    if (labels := report.get("labels")) and labels["utterances"]:
+        shown = labels["quality"]["histogram"]
+        unit = "error rate against the reference" if shown["signal"] == "error rate" else "mean log-probability, nats"
+        plots["quality"] = histogram(shown["edges"], shown["counts"], unit, "labels", "p5")
     return plots
 
 

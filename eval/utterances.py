@@ -12,27 +12,34 @@ class Utterance:
     """One row of corpus/utterances.parquet."""
 
     id: str
-    """`SOURCE/SPLIT/file name`."""
+    """`SOURCE/SPLIT/file name`, with `#t=start,end` for a part of a long recording; of its first part where packed."""
     source: str
     """The source's name: each has its own test set."""
     split: str
     """train, validation or test."""
-    audio: str
-    """Path of the recording: as the recipe gives it, or below the corpus stage's folder for synthetic audio."""
+    audio: list[str]
+    """References to the audio (`eval.audio`), one after the other; more than one where packed."""
     seconds: float
     text: str | None
     """Reference transcript, where the source has one."""
     speaker: str | None
+    language: str | None
+    """Language code, where the source gives one."""
+    parts: list[str]
+    """Ids of what was packed here, in order; the utterance's own where nothing was."""
+    part_seconds: list[float]
+    """Length of each part: part i starts at the sum of those before it."""
     sha256: str
     """Of the decoded 16 kHz mono float32 samples."""
 
     @staticmethod
     def schema() -> pa.Schema:
         """The Parquet schema."""
-        text = pa.string()
+        text, seconds = pa.string(), pa.float64()
         return pa.schema(
-            [("id", text), ("source", text), ("split", text), ("audio", text), ("seconds", pa.float64()),
-             ("text", text), ("speaker", text), ("sha256", text)]
+            [("id", text), ("source", text), ("split", text), ("audio", pa.list_(text)), ("seconds", seconds),
+             ("text", text), ("speaker", text), ("language", text), ("parts", pa.list_(text)),
+             ("part_seconds", pa.list_(seconds)), ("sha256", text)]
         )  # fmt: skip
 
 

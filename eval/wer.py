@@ -20,7 +20,8 @@ from eval.systems import System, open_transcriber, systems
 from eval.utterances import Utterance, read_utterances
 from recipes.errors import UserError, run_main
 from recipes.models import model_folder
-from recipes.schema import Eval, Recipe
+from recipes.schema import Recipe
+from recipes.sections import Eval
 from recipes.stage import arguments, open_stage, write_json
 
 
@@ -77,7 +78,7 @@ def hypotheses(system: System, utterances: Sequence[Utterance], recipe: Recipe, 
     texts = [""] * len(utterances)
     for start in tqdm(range(0, len(order), size), f"eval {system.name}", unit="batch"):
         batch = order[start : start + size]
-        clips = [read_audio(Path(utterances[index].audio)) for index in batch]
+        clips = [read_audio(utterances[index].audio) for index in batch]
         for index, transcript in zip(batch, transcriber.transcribe(clips, max_tokens=section.max_tokens), strict=True):
             texts[index] = transcript.text
     write_json(file, texts)

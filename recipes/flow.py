@@ -31,12 +31,13 @@ FLOW = (
         ("corpus",),
         ("teacher",),
     ),
+    Spec("quality", "python -m data_prep.quality", ("quality",), ("labels",)),
     Spec("student", "python -m distill.student", ("student", "teacher"), (), ("teacher",)),
     Spec(
         "train",
         "accelerate launch distill/train.py",
         ("train", "teacher", "seed"),
-        ("corpus", "labels", "student"),
+        ("corpus", "labels", "quality", "student"),
         ("teacher",),
     ),
     Spec("export", "python -m distill.export", ("export", "teacher"), ("corpus", "student", "train")),
@@ -58,7 +59,7 @@ FLOW = (
         "report",
         "python -m eval.report",
         ("budget",),
-        ("corpus", "labels", "student", "train", "export", "eval", "benchmark"),
+        ("corpus", "labels", "quality", "student", "train", "export", "eval", "benchmark"),
         ("budget",),
     ),
 )
@@ -67,7 +68,8 @@ SPECS = {spec.name: spec for spec in FLOW}
 
 def stages(recipe: Recipe) -> list[Spec]:
     """The stages of this recipe in order; a stage whose section is null is left out."""
-    return [spec for spec in FLOW if spec.name == "report" or getattr(recipe, spec.name) is not None]
+    sections = {"quality": recipe.labels, "report": recipe}
+    return [spec for spec in FLOW if sections.get(spec.name, getattr(recipe, spec.name, None)) is not None]
 
 
 def needs(recipe: Recipe, name: str) -> list[str]:

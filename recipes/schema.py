@@ -7,211 +7,16 @@ Paths are relative to the working directory. `${oc.env:NAME,default}` reads an e
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from recipes.errors import UserError
-
-Precision = Literal["fp32", "fp16", "int8"]
-Normalizer = Literal["basic", "english", "none"]
-
-
-class Section(BaseModel):
-    """Frozen; unknown keys are refused; a field's docstring is its description in the JSON schema."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=())
-
-
-class Teacher(Section):
-    """The Whisper-format model that labels the audio and guides the student."""
-
-    model: str
-    """Local folder or Hub id (`owner/name`) in Whisper format: config, safetensors, tokenizer."""
-    language: str | None = "en"
-    """Language code of the audio; null for English-only models."""
-    task: Literal["transcribe", "translate"] = "transcribe"
-    """What the teacher does with the speech."""
-
-
-class Synthesis(Section):
-    """Speech made from sentences with espeak-ng."""
-
-    sentences: Path
-    """Text file, one sentence a line."""
-    voices: list[str] | None = None
-    """espeak-ng voices such as `en-us+f3`; null for the default set."""
-    limit: int | None = Field(default=None, gt=0)
-    """Use only the first N sentences."""
-
-
-class Source(Section):
-    """Where audio comes from: exactly one of `audiofolder`, `audio`, `synthesis`."""
-
-    audiofolder: Path | None = None
-    """Folder with metadata.jsonl or .csv (`file_name`, `text`), or train / validation / test folders of these."""
-    audio: Path | None = None
-    """Bare folder of audio without transcripts; train / validation / test sub-folders give the split, else train."""
-    synthesis: Synthesis | None = None
-    """Sentences to speak; cut into train / validation / test by `synthesis_test_fraction`."""
-    name: str | None = None
-    """Name of the test set in tables; default: the folder's or file's name."""
-
-    @model_validator(mode="after")
-    def _one_kind(self) -> Self:
-        if sum(kind is not None for kind in (self.audiofolder, self.audio, self.synthesis)) != 1:
-            raise ValueError("a source is exactly one of audiofolder, audio, synthesis")
-        return self
-
-    @property
-    def label(self) -> str:
-        """The source's name in tables and utterance ids."""
-        place = self.audiofolder or self.audio or (self.synthesis.sentences if self.synthesis else Path("audio"))
-        return self.name or place.stem
-
-
-class Corpus(Section):
-    """Audio to utterances."""
-
-    sources: list[Source] = Field(min_length=1)
-    """One or more sources; each keeps its own test set."""
-    validation_fraction: float = Field(default=0.05, ge=0, lt=1)
-    """Share of train utterances held out where a source has no validation split; chosen by a hash of the id."""
-    synthesis_test_fraction: float = Field(default=0.15, ge=0, lt=1)
-    """Share of synthetic sentences kept for the test split."""
-    max_error_rate: float = Field(default=0.1, ge=0, le=1)
-    """Share of unreadable files above which the stage fails (exit 1)."""
-    limit: int | None = Field(default=None, gt=0)
-    """Keep at most N utterances of each source and split; for trials."""
-
-
-class Labels(Section):
-    """The teacher's transcripts of train and validation audio."""
-
-    batch_size: int = Field(default=32, gt=0)
-    """Clips a batch; a killed run loses at most the batch in flight."""
-    shard_rows: int = Field(default=4096, gt=0)
-    """Rows of one finished Parquet shard."""
-    max_wer: float | None = Field(default=None, gt=0)
-    """Leave an utterance out of training when WER(label, reference), a fraction, is above this; null keeps all."""
-    normalizer: Normalizer = "basic"
-    """Text normaliser of that comparison."""
-
-
-class Student(Section):
-    """What is cut from the teacher."""
-
-    decoder_layers: int = Field(gt=0)
-    """Decoder layers kept, maximally spaced, first and last among them; the encoder is copied whole."""
-
-
-class Train(Section):
-    """Knowledge distillation: ce_weight * CE(labels) + kl_weight * T^2 * KL(teacher || student)."""
-
-    steps: int = Field(default=2000, ge=0)
-    """Optimiser steps; 0 passes the untrained student on."""
-    batch_size: int = Field(default=32, gt=0)
-    """Utterances an optimiser step over all processes."""
-    learning_rate: float = Field(default=3e-4, gt=0)
-    """Peak learning rate of AdamW; linear warm-up, then linear decay to zero."""
-    warmup_steps: int = Field(default=50, ge=0)
-    """Steps of warm-up."""
-    weight_decay: float = Field(default=0.0, ge=0)
-    """AdamW weight decay."""
-    max_grad_norm: float = Field(default=1.0, gt=0)
-    """Gradient norm above which gradients are scaled down."""
-    ce_weight: float = Field(default=0.8, ge=0)
-    """Weight of the cross-entropy on pseudo-labels."""
-    kl_weight: float = Field(default=1.0, ge=0)
-    """Weight of the KL term; 0 needs no teacher in memory."""
-    temperature: float = Field(default=2.0, gt=0)
-    """Softmax temperature T of the KL term."""
-    freeze_encoder: bool = True
-    """Keep the encoder as the teacher's; one encoder pass then serves both decoders."""
-    cache_encoder: bool = False
-    """Compute the frozen encoder's states once and keep them on disk in fp16 while training."""
-    precision: Literal["no", "bf16", "fp16"] = "no"
-    """Mixed precision of accelerate; `no` is fp32."""
-    eval_steps: int = Field(default=100, gt=0)
-    """Steps between validations; the best validation WER (then loss) is kept."""
-    save_steps: int = Field(default=100, gt=0)
-    """Steps between checkpoints, from which a killed run goes on."""
-    validation_utterances: int = Field(default=128, gt=0)
-    """Validation utterances scored at most."""
-    workers: int = Field(default=1, ge=0)
-    """Processes that decode audio ahead of the training step; 0 decodes in the training process."""
-
-    @model_validator(mode="after")
-    def _cache_needs_a_frozen_encoder(self) -> Self:
-        if self.cache_encoder and not self.freeze_encoder:
-            raise ValueError(
-                "cache_encoder: true needs freeze_encoder: true, since a trained encoder changes its states"
-            )
-        return self
-
-
-class Parity(Section):
-    """How far an export may be from torch on real audio."""
-
-    clips: int = Field(default=32, gt=0)
-    """Validation clips compared."""
-    max_tokens: int | None = Field(default=None, gt=0)
-    """Longest greedy text compared, in tokens; null for the model's own limit."""
-    min_psnr_db: dict[Precision, float] = {"fp32": 80.0, "fp16": 50.0, "int8": 15.0}
-    """Least peak signal-to-noise ratio of encoder states and logits, dB, by precision."""
-    min_equal_text: dict[Precision, float] = {"fp32": 1.0, "fp16": 0.9, "int8": 0.6}
-    """Least share of clips with the same greedy text, by precision."""
-
-
-class Export(Section):
-    """Files for devices."""
-
-    onnx: list[Precision] = ["fp32", "fp16", "int8"]
-    """ONNX precisions to write; each is checked against torch."""
-    parity: Parity = Parity()
-    """Tolerances; beyond them the stage fails."""
-
-
-class Eval(Section):
-    """Accuracy of teacher, student and every export on the test split."""
-
-    normalizer: Normalizer = "english"
-    """`english` and `basic` are Whisper's own; `basic` leaves number words apart."""
-    bootstrap: int = Field(default=1000, ge=100)
-    """Resamples behind the 95 % intervals."""
-    batch_size: int = Field(default=16, gt=0)
-    """Clips a batch."""
-    max_tokens: int | None = Field(default=None, gt=0)
-    """Longest text of a clip, in tokens; null for the model's own limit."""
-    samples: int = Field(default=12, ge=0)
-    """Transcripts of each test set shown in the report."""
-
-
-class Benchmark(Section):
-    """Latency and memory, one fresh process a variant."""
-
-    threads: int = Field(default=2, gt=0)
-    """Cores a process is pinned to, and threads it uses."""
-    clips: int = Field(default=25, gt=0)
-    """Test clips transcribed one by one."""
-    runs: int = Field(default=100, gt=0)
-    """Timed transcriptions at least; the clips are repeated as needed."""
-    warmup: int = Field(default=20, ge=0)
-    """Untimed transcriptions first."""
-    tokens: int | None = Field(default=None, gt=0)
-    """Decode exactly this many tokens a clip, for random weights; null stops at the end of text."""
-
-
-class Budget(Section):
-    """The device the student must fit."""
-
-    device: Path
-    """Budget file, such as recipes/budgets/laptop.yaml."""
-    required: bool = True
-    """End with exit status 3 when no artefact keeps the budget."""
+from recipes.sections import Benchmark, Budget, Eval, Export, Labels, Quality, Student, Teacher, Train
+from recipes.sources import Corpus, Section
 
 
 class Recipe(Section):
@@ -231,6 +36,8 @@ class Recipe(Section):
     """Audio in."""
     labels: Labels | None = None
     """Pseudo-labels."""
+    quality: Quality = Quality()
+    """Which labels are kept."""
     student: Student
     """The cut."""
     train: Train | None = None
@@ -248,6 +55,8 @@ class Recipe(Section):
     def _flow_is_whole(self) -> Self:
         if self.train is not None and self.labels is None:
             raise ValueError("train: needs a labels section; write `labels: {}` for its defaults")
+        if self.train is not None and self.train.timestamps and not (self.labels and self.labels.timestamps):
+            raise ValueError("train.timestamps: needs labels with timestamps; set labels.timestamps: true")
         if self.budget is not None and self.benchmark is None:
             raise ValueError("budget: needs a benchmark section; write `benchmark: {}` for its defaults")
         return self

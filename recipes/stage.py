@@ -87,10 +87,7 @@ def _outside(recipe: Recipe, kind: str) -> list[Path]:
         return [path] if (path := Path(recipe.teacher.model)).is_dir() else []
     if kind == "budget":
         return [recipe.budget.device] if recipe.budget else []
-    places = [
-        source.audiofolder or source.audio or (source.synthesis and source.synthesis.sentences)
-        for source in recipe.corpus.sources
-    ]
+    places = [source.place for source in recipe.corpus.sources]
     return [place for place in places if place]
 
 
@@ -243,11 +240,22 @@ def open_stage(
         raise RunError(f"{name}: ended without a result")
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write beside, then rename: a reader never sees half a file."""
+@contextmanager
+def write_beside(path: Path) -> Iterator[Path]:
+    """A file to write beside `path`, renamed to it when the body ends well: a reader never sees half a file."""
     beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    try:
+        yield beside
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
     beside.replace(path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """JSON, written beside and renamed."""
+    with write_beside(path) as beside:
+        beside.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def arguments(name: str, argv: Sequence[str] | None = None) -> tuple[Recipe, str]:

@@ -4,7 +4,6 @@ python -m distill.export recipes/demo/recipe.yaml
 """
 
 import shutil
-from pathlib import Path
 
 from distill.export.onnx_export import export_onnx
 from distill.export.parity import Reference, compare
@@ -74,14 +73,14 @@ def main() -> None:
         )
 
 
-def parity_clips(recipe: Recipe) -> list[Path]:
+def parity_clips(recipe: Recipe) -> list[list[str]]:
     """Validation recordings; train ones where there are no others. Never test: nothing may be tuned on those."""
     count = recipe.export.parity.clips
     corpus = recipe.root / "corpus"
     chosen = read_utterances(corpus, "validation") or read_utterances(corpus, "train")
     if not chosen:
         raise UserError("export: expected validation or train audio for the parity check, found none in the corpus")
-    return [Path(item.audio) for item in chosen[:: max(1, len(chosen) // count)][:count]]
+    return [item.audio for item in chosen[:: max(1, len(chosen) // count)][:count]]
 
 
 def _departure(row: dict[str, object]) -> str:

@@ -5,7 +5,6 @@ B batch, F mel bins, T frames, S encoder positions, D width, V vocabulary.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,11 +34,11 @@ class Reference:
     max_tokens: int | None
 
     @classmethod
-    def take(cls, transcriber: Transcriber, paths: Sequence[Path], max_tokens: int | None) -> "Reference":
+    def take(cls, transcriber: Transcriber, recordings: Sequence[Sequence[str]], max_tokens: int | None) -> "Reference":
         """Run torch over the recordings."""
         clips = []
-        for path in tqdm(paths, "parity torch", unit="clip"):
-            mel_BFT = transcriber.features([read_audio(path)])
+        for audio in tqdm(recordings, "parity torch", unit="clip"):
+            mel_BFT = transcriber.features([read_audio(audio)])
             (transcript,) = transcriber.decode(mel_BFT, max_tokens=max_tokens)
             encoder_BSD, logits = forced(transcriber.runtime, mel_BFT, transcriber.format.prompt, transcript.tokens)
             clips.append(Clip(mel_BFT, encoder_BSD, logits, transcript.tokens))

@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
-from transformers import EncoderDecoderCache, WhisperForConditionalGeneration
+from transformers import BitsAndBytesConfig, EncoderDecoderCache, WhisperForConditionalGeneration
+
+from recipes.errors import UserError
 
 
 def load_model(folder: Path, dtype: torch.dtype = torch.float32) -> WhisperForConditionalGeneration:
@@ -19,6 +21,39 @@ def load_model(folder: Path, dtype: torch.dtype = torch.float32) -> WhisperForCo
         folder, dtype=dtype, local_files_only=True, use_safetensors=True
     )
     return model.eval()
+
+
+def load_teacher(
+    folder: Path, device: torch.device, precision: str = "auto", quantize: int | None = None, attention: str = "sdpa"
+) -> WhisperForConditionalGeneration:
+    """A teacher that is only listened to, as small and fast as its device allows.
+
+    Precision `auto` is fp32 on a CPU, bf16 where a GPU has it, else fp16. With `quantize` 8 or 4 its linear layers are
+    held by bitsandbytes in LLM.int8() or NF4. Raises UserError where the device or the package lacks a kernel.
+    """
+    types = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    if precision == "auto":
+        gpu = device.type == "cuda"
+        precision = ("bf16" if torch.cuda.is_bf16_supported() else "fp16") if gpu else "fp32"
+    transformers.logging.disable_progress_bar()
+    config = None
+    if quantize is not None:
+        config = BitsAndBytesConfig(
+            load_in_8bit=quantize == 8, load_in_4bit=quantize == 4, bnb_4bit_quant_type="nf4",
+            bnb_4bit_compute_dtype=types[precision],
+        )  # fmt: skip
+    try:
+        model = WhisperForConditionalGeneration.from_pretrained(
+            folder, dtype=types[precision], local_files_only=True, use_safetensors=True, quantization_config=config,
+            attn_implementation=attention, device_map={"": device} if config else None,
+        )  # fmt: skip
+    except (ImportError, RuntimeError, ValueError) as error:
+        wanted = f"labels.quantize {quantize}, " if quantize else ""
+        raise UserError(
+            f"teacher {folder}: {wanted}labels.attention {attention} cannot be had on {device}: "
+            f"{str(error).splitlines()[0]}"
+        ) from error
+    return (model if config else model.to(device)).eval().requires_grad_(False)
 
 
 @dataclass

@@ -41,6 +41,8 @@ class Format:
     """Tokens, prompt included."""
     mel_bins: int
     window_samples: int
+    start_of_previous: int | None
+    """Token before previous text; None where the vocabulary has none."""
 
     @classmethod
     def load(cls, folder: Path, language: str | None, task: str) -> "Format":
@@ -72,6 +74,7 @@ class Format:
             max_length=min(generation.get("max_length") or 448, config["max_target_positions"]),
             mel_bins=config["num_mel_bins"],
             window_samples=window,
+            start_of_previous=generation.get("prev_sot_token_id"),
         )
 
 

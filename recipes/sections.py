@@ -1,0 +1,193 @@
+"""The sections of a recipe, named after the stages: every field with its unit and default."""
+
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from recipes.sources import Section
+
+Precision = Literal["fp32", "fp16", "int8"]
+Normalizer = Literal["basic", "english", "none"]
+
+
+class Teacher(Section):
+    """The Whisper-format model that labels the audio and guides the student."""
+
+    model: str
+    """Local folder or Hub id (`owner/name`) in Whisper format: config, safetensors, tokenizer."""
+    language: str | None = "en"
+    """Language code of the audio; null for English-only models."""
+    task: Literal["transcribe", "translate"] = "transcribe"
+    """What the teacher does with the speech."""
+
+
+class Labels(Section):
+    """The teacher's transcripts of train and validation audio."""
+
+    source: str | None = None
+    """Take a finished label set instead of running the teacher: a folder of label shards, or a Hub id."""
+    batch_size: int | Literal["auto"] = 32
+    """Clips a batch; `auto` finds it from free memory. A killed run loses at most the batch in flight."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """The teacher's arithmetic; `auto` is fp32 on a CPU, bf16 or fp16 on a GPU."""
+    quantize: Literal[8, 4] | None = None
+    """Load the teacher's linear layers in 8 or 4 bits through bitsandbytes."""
+    attention: Literal["sdpa", "flash_attention_2", "eager"] = "sdpa"
+    """Attention kernels of transformers; flash_attention_2 needs its own package and a GPU."""
+    kv_cache: Literal["dynamic", "static"] = "dynamic"
+    """`dynamic` grows and drops finished clips from the batch; `static` has fixed shapes, for compiled kernels."""
+    language: Literal["teacher", "column", "detect"] = "teacher"
+    """Language of the prompt: teacher.language, the utterance's own where there is one, or the teacher's guess."""
+    timestamps: bool = False
+    """Decode a second time with timestamps (one encoder pass serves both), so that training may draw either."""
+    top_k: int = Field(default=0, ge=0)
+    """Teacher logits kept at each label token; 0 keeps none, the vocabulary's size keeps the whole distribution."""
+    temperature: float = Field(default=2.0, gt=0)
+    """Softmax temperature at which the tail beyond top_k is summed; the temperature of training."""
+    fallback: list[float] = [0.2, 0.4, 0.6, 0.8, 1.0]
+    """Sampling temperatures tried in turn while a label is degenerate; the greedy one stays if none mends it."""
+    fallback_compression_ratio: float = Field(default=2.4, gt=0)
+    """A label that zlib shrinks more than this repeats itself (Whisper's own limit)."""
+    fallback_logprob: float = -1.0
+    """A label with a lower mean natural-log probability is a guess (Whisper's own limit)."""
+    shard_rows: int = Field(default=4096, gt=0)
+    """Rows of one finished Parquet shard."""
+
+
+class Quality(Section):
+    """Which labels training uses; null switches a test off. Runs in seconds on finished labels."""
+
+    max_wer: float | None = Field(default=None, gt=0)
+    """Largest WER(label, reference), a fraction; CER in languages written without spaces."""
+    normalizer: Literal["auto", "basic", "english", "none"] = "auto"
+    """Text normaliser of that comparison; `auto`: english for English if the teacher has its table, else basic."""
+    min_logprob: float | None = None
+    """Least mean natural-log probability of a label's tokens."""
+    max_compression_ratio: float | None = Field(default=2.4, gt=0)
+    """Largest zlib compression ratio of a label; above it the text repeats itself."""
+    max_repeats: int | None = Field(default=4, gt=0)
+    """Most times in a row that one group of one to four words may stand."""
+    max_characters_per_second: float | None = Field(default=40.0, gt=0)
+    """Most characters a second of audio."""
+    max_no_speech: float | None = Field(default=0.6, gt=0, le=1)
+    """Largest probability of no speech, where the label is a guess too (below labels.fallback_logprob)."""
+
+
+class Student(Section):
+    """What is cut from the teacher."""
+
+    decoder_layers: int = Field(gt=0)
+    """Decoder layers kept, maximally spaced, first and last among them; the encoder is copied whole."""
+
+
+class Train(Section):
+    """Knowledge distillation: ce_weight * CE(labels) + kl_weight * T^2 * KL(teacher || student)."""
+
+    steps: int = Field(default=2000, ge=0)
+    """Optimiser steps; 0 passes the untrained student on."""
+    batch_size: int = Field(default=32, gt=0)
+    """Utterances an optimiser step over all processes."""
+    learning_rate: float = Field(default=3e-4, gt=0)
+    """Peak learning rate of AdamW; linear warm-up, then linear decay to zero."""
+    warmup_steps: int = Field(default=50, ge=0)
+    """Steps of warm-up."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """AdamW weight decay."""
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    """Gradient norm above which gradients are scaled down."""
+    ce_weight: float = Field(default=0.8, ge=0)
+    """Weight of the cross-entropy on pseudo-labels."""
+    kl_weight: float = Field(default=1.0, ge=0)
+    """Weight of the KL term; 0 needs no teacher in memory."""
+    temperature: float = Field(default=2.0, gt=0)
+    """Softmax temperature T of the KL term."""
+    freeze_encoder: bool = True
+    """Keep the encoder as the teacher's; one encoder pass then serves both decoders."""
+    cache_encoder: bool = False
+    """Compute the frozen encoder's states once and keep them on disk in fp16 while training."""
+    precision: Literal["no", "bf16", "fp16"] = "no"
+    """Mixed precision of accelerate; `no` is fp32."""
+    eval_steps: int = Field(default=100, gt=0)
+    """Steps between validations; the best validation WER (then loss) is kept."""
+    save_steps: int = Field(default=100, gt=0)
+    """Steps between checkpoints, from which a killed run goes on."""
+    validation_utterances: int = Field(default=128, gt=0)
+    """Validation utterances scored at most."""
+    workers: int = Field(default=1, ge=0)
+    """Processes that decode audio ahead of the training step; 0 decodes in the training process."""
+    timestamps: float = Field(default=0.0, ge=0, le=1)
+    """Share of examples learnt with timestamps, drawn anew each epoch; needs labels.timestamps."""
+    previous_text: float = Field(default=0.0, ge=0, le=1)
+    """Share of examples given what the same speaker said just before as a prompt, drawn anew each epoch."""
+    source_weights: dict[str, float] = {}
+    """How often an utterance is drawn in an epoch, by source name: 2 is twice, 0.5 every other epoch; else 1."""
+
+    @model_validator(mode="after")
+    def _cache_needs_a_frozen_encoder(self) -> Self:
+        if self.cache_encoder and not self.freeze_encoder:
+            raise ValueError(
+                "cache_encoder: true needs freeze_encoder: true, since a trained encoder changes its states"
+            )
+        return self
+
+
+class Parity(Section):
+    """How far an export may be from torch on real audio."""
+
+    clips: int = Field(default=32, gt=0)
+    """Validation clips compared."""
+    max_tokens: int | None = Field(default=None, gt=0)
+    """Longest greedy text compared, in tokens; null for the model's own limit."""
+    min_psnr_db: dict[Precision, float] = {"fp32": 80.0, "fp16": 50.0, "int8": 15.0}
+    """Least peak signal-to-noise ratio of encoder states and logits, dB, by precision."""
+    min_equal_text: dict[Precision, float] = {"fp32": 1.0, "fp16": 0.9, "int8": 0.6}
+    """Least share of clips with the same greedy text, by precision."""
+
+
+class Export(Section):
+    """Files for devices."""
+
+    onnx: list[Precision] = ["fp32", "fp16", "int8"]
+    """ONNX precisions to write; each is checked against torch."""
+    parity: Parity = Parity()
+    """Tolerances; beyond them the stage fails."""
+
+
+class Eval(Section):
+    """Accuracy of teacher, student and every export on the test split."""
+
+    normalizer: Normalizer = "english"
+    """`english` and `basic` are Whisper's own; `basic` leaves number words apart."""
+    bootstrap: int = Field(default=1000, ge=100)
+    """Resamples behind the 95 % intervals."""
+    batch_size: int = Field(default=16, gt=0)
+    """Clips a batch."""
+    max_tokens: int | None = Field(default=None, gt=0)
+    """Longest text of a clip, in tokens; null for the model's own limit."""
+    samples: int = Field(default=12, ge=0)
+    """Transcripts of each test set shown in the report."""
+
+
+class Benchmark(Section):
+    """Latency and memory, one fresh process a variant."""
+
+    threads: int = Field(default=2, gt=0)
+    """Cores a process is pinned to, and threads it uses."""
+    clips: int = Field(default=25, gt=0)
+    """Test clips transcribed one by one."""
+    runs: int = Field(default=100, gt=0)
+    """Timed transcriptions at least; the clips are repeated as needed."""
+    warmup: int = Field(default=20, ge=0)
+    """Untimed transcriptions first."""
+    tokens: int | None = Field(default=None, gt=0)
+    """Decode exactly this many tokens a clip, for random weights; null stops at the end of text."""
+
+
+class Budget(Section):
+    """The device the student must fit."""
+
+    device: Path
+    """Budget file, such as recipes/budgets/laptop.yaml."""
+    required: bool = True
+    """End with exit status 3 when no artefact keeps the budget."""
