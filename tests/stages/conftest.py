@@ -15,7 +15,7 @@ name: small
 runs: {runs}
 launch: {root}/recipes/accelerate/cpu.yaml
 teacher: {{model: {teacher}}}
-corpus: {{sources: [{{audiofolder: {speech}, name: spoken}}]}}
+corpus: {{sources: [{{audiofolder: {speech}, name: spoken}}], max_seconds: 7}}
 labels: {{batch_size: 4}}
 student: {{decoder_layers: 2}}
 train: {{steps: 8, batch_size: 4, learning_rate: 1e-3, warmup_steps: 2, eval_steps: 4, save_steps: 2, workers: 0}}
