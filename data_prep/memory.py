@@ -41,6 +41,6 @@ def _free(device: torch.device) -> float:
     return float(psutil.virtual_memory().available)
 
 
-def out_of_memory(error: RuntimeError) -> bool:
-    """Whether torch failed for want of memory; on a CPU that is an ordinary RuntimeError."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+def out_of_memory(error: Exception) -> bool:
+    """Whether it was want of memory; torch on a CPU says so in an ordinary RuntimeError."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)

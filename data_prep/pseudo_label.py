@@ -100,7 +100,7 @@ def label_batch(teacher: Teacher, batch: Sequence[Utterance], clips: Sequence[np
         if good:
             names, languages = [batch[index].id for index in good], [batch[index].language for index in good]
             heard = teacher(list(good.values()), names, languages)
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error) or len(batch) == 1:
             raise
     if len(heard) < len(good):  # out of memory; tried again here, where the failed pass holds nothing any more

@@ -52,7 +52,9 @@ def test_blocks_do_not_change_what_is_heard() -> None:
     np.testing.assert_allclose(parts.probabilities, whole.probabilities, atol=1e-6)
 
 
-def utterance(index: int, seconds: float, speaker: str | None, split: str = "train", text: str | None = "a") -> Utterance:
+def utterance(
+    index: int, seconds: float, speaker: str | None, split: str = "train", text: str | None = "a"
+) -> Utterance:
     name = f"s/{split}/{index:03d}.flac"
     return Utterance(name, "s", split, [name], seconds, text, speaker, None, [name], [seconds], str(index))
 
