@@ -57,7 +57,7 @@ def test_a_truncated_file_is_refused(tmp_path: Path, suffix: str) -> None:
     soundfile.write(tmp_path / f"a.{suffix}", NOISE, 16_000)
     data = (tmp_path / f"a.{suffix}").read_bytes()
     (tmp_path / f"a.{suffix}").write_bytes(data[: len(data) // 2])
-    with pytest.raises(AudioError, match="truncated|unreadable"):
+    with pytest.raises(AudioError, match=r"truncated|unreadable"):
         read_audio(tmp_path / f"a.{suffix}")
 
 

@@ -1,3 +1,4 @@
+import itertools
 from collections import Counter
 
 from hypothesis import given
@@ -16,7 +17,7 @@ def test_every_epoch_draws_anew_and_in_the_asked_share() -> None:
     epochs = [[drawing(row, LABELS[0], epoch) for row in LABELS] for epoch in range(10)]
     timed = [[example.written is TIMED for example in epoch] for epoch in epochs]
     prompted = [[bool(example.previous) for example in epoch] for epoch in epochs]
-    assert all(first != second for first, second in zip(timed, timed[1:], strict=False))
+    assert all(first != second for first, second in itertools.pairwise(timed))
     assert 0.25 < sum(map(sum, timed)) / 2000 < 0.35
     assert 0.45 < sum(map(sum, prompted)) / 2000 < 0.55
     both = sum(one and other for a, b in zip(timed, prompted, strict=True) for one, other in zip(a, b, strict=True))

@@ -23,7 +23,7 @@ KEPT = Distribution(
     np.array([0.5, -np.inf], np.float32),
 )  # fmt: skip
 LABELS = [
-    label(f"{number:02d}", plain=decoding([1, 2, 3, 9], distribution=KEPT), timed=decoding([1, 7, 3, 8, 9], 1), speaker="x")
+    label(f"{number:02d}", plain=decoding([1, 2, 3, 9], distribution=KEPT), timed=decoding([1, 7, 9], 1), speaker="x")
     if number % 3 else label(f"{number:02d}", error="no such file")
     for number in range(37)
 ]  # fmt: skip

@@ -46,6 +46,15 @@ def full() -> dict[str, Any]:
     part = {"max_abs": 1e-5, "mean_abs": 1e-6, "psnr_db": 120.0}
     rows = [{"limit": "peak memory", "unit": "MB", "allowed": 500.0, "measured": 120.0, "kept": True}]
     sizes = {"encoder": 1.9, "decoder": 2.5}
+    doubtful = {
+        "id": "an4/7",
+        "reference": "five",
+        "text": "nine",
+        "seconds": 0.5,
+        "error_rate": 1.0,
+        "reason": None,
+        "mean_logprob": -0.4,
+    }
     return BARE | {
         "budget": {"device": "laptop", "description": "d.", "source": "s", "required": True, "kept": True,
                    "cheapest": "onnx-int8", "verdicts": [{"artefact": "onnx-int8", "kept": True, "rows": rows}]},
@@ -59,8 +68,11 @@ def full() -> dict[str, Any]:
              "tolerance": {"psnr_db": 15.0, "equal_text": 0.6}}]},
         "training": {"command": "c", "steps": 3, "seconds": 2.0, "best_step": 2, "validation": [{"step": 2, "wer": 9.0}],  # noqa: E501
                      "train": [{"step": step, "loss": 1.0, "ce": 0.5, "kl": 0.2} for step in (1, 2, 3)]},
-        "labels": {"utterances": 9, "kept": 8, "dropped": {"empty label": 1}, "audio_seconds_per_second": 30.0,
-                   "wer_to_reference": 11.0},
+        "labels": {"command": "c", "utterances": 9, "errors": 1, "sampled": 2, "audio_hours": 0.01,
+                   "mean_logprob": -0.1, "store_mb_per_hour": 1.5, "audio_seconds_per_second": 30.0,
+                   "quality": {"command": "c", "kept": 8, "dropped": {"empty label": 1}, "rates": {"error_rate": 0.11},
+                               "histogram": {"signal": "error rate", "edges": [0, 0.5, 1], "counts": [7, 2]},
+                               "worst_kept": [doubtful], "best_dropped": [{**doubtful, "reason": "empty label"}]}},
         "corpus": {"splits": {"train": {"utterances": 9, "hours": 0.01}}, "refused": [{"path": "x.wav", "reason": "empty file"}]},  # noqa: E501
         "student": {"teacher": "t", "teacher_parameters_m": sizes, "student_parameters_m": sizes, "decoder_layers_kept": [0, 3]},  # noqa: E501
     }  # fmt: skip

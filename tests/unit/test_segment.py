@@ -1,3 +1,4 @@
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -21,7 +22,7 @@ def test_pieces_are_in_order_fit_the_window_and_hold_all_speech(shape: list[tupl
     seconds = len(probability) * FRAME + 0.01
     pieces = split_points(probability, seconds, longest)
     assert all(0 <= start < end <= seconds and end - start <= longest + 1e-3 for start, end in pieces)
-    assert all(before[1] <= after[0] + 1e-3 for before, after in zip(pieces, pieces[1:], strict=False))
+    assert all(before[1] <= after[0] + 1e-3 for before, after in itertools.pairwise(pieces))
     for frame in np.flatnonzero(probability > 0.5):
         low, high = frame * FRAME, (frame + 1) * FRAME
         covered = sum(max(0.0, min(high, end) - max(low, start)) for start, end in pieces)
@@ -86,7 +87,7 @@ def test_packing_loses_no_sample_and_crosses_no_speaker(
     assert all(
         first.seconds + second.seconds > longest or first.speaker != second.speaker or first.speaker is None
         or (first.split, first.text is None) != (second.split, second.text is None) or first.split == "test"
-        for first, second in zip(packed, packed[1:], strict=False)
+        for first, second in itertools.pairwise(packed)
     ), "neighbours that fit were joined"  # fmt: skip
 
 

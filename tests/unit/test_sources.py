@@ -33,9 +33,13 @@ def found(source: Source, folder: Path) -> list[Found]:
 @pytest.fixture
 def rows() -> list[dict[str, Any]]:
     return [
-        {"audio": {"bytes": encoded(0.1 + number / 100)[1], "path": None}, "sentence": f"text {number}", "who": "x" if number else None}
+        {
+            "audio": {"bytes": encoded(0.1 + number / 100)[1], "path": None},
+            "sentence": f"text {number}",
+            "who": "x" if number else None,
+        }
         for number in range(7)
-    ]  # fmt: skip
+    ]
 
 
 @pytest.fixture
