@@ -111,7 +111,7 @@ def _json_lines(file: Path, lines: Iterable[str]) -> Iterator[Any]:
 
 def _bare(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in AUDIO_SUFFIXES and path.is_file():
+        if path.suffix.lower() in AUDIO_SUFFIXES and not path.is_dir():  # a broken link too, to be named
             yield path.relative_to(folder).as_posix(), {}
 
 

@@ -60,6 +60,9 @@ def _main() -> None:
         function=lambda _given, _rest: print(json_schema())
     )
     given, rest = parser.parse_known_args()
+    if "overrides" in given:  # argparse stops filling a list of positionals at the first option; the rest is ours
+        given.overrides += [word for word in rest if not word.startswith("-")]
+        rest = [word for word in rest if word.startswith("-")]
     if rest and given.function is not _transcribe:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     given.function(given, rest)

@@ -85,7 +85,7 @@ def test_unreadable_audio_is_named_and_the_rest_goes_on(recipe: Path, run: Run, 
     assert reasons.keys() == set(broken)
     assert reasons["empty.flac"] == "empty file"
     assert reasons["absent.flac"] == "no such file"
-    assert json.loads((folder / "stage.json").read_text())["counts"] == {"utterances": 24, "refused": 3}
+    assert json.loads((folder / "stage.json").read_text())["counts"] == {"utterances": 24, "refused": 3, "packed": 0}
     strict = run(*sottovoce("run", str(recipe), source, "corpus.max_error_rate=0.05", "--until", "corpus"))
     assert strict.returncode == 1
     assert "3 of 27 files cannot be used" in strict.stderr

@@ -48,8 +48,8 @@ def test_the_report_agrees_with_the_stage_files(finished: Path) -> None:
 def test_labels_are_the_teachers_and_cover_train_and_validation(finished: Path) -> None:
     labels = read_labels(stage(finished, "labels"))
     assert sorted(label.split for label in labels) == ["train"] * 16 + ["validation"] * 4
-    assert all(label.mean_logprob < 0 for label in labels)
-    assert all(label.tokens[: label.prompt_length] == [257, 258, 260, 264] for label in labels)
+    assert all(label.plain.mean_logprob < 0 for label in labels)
+    assert all(label.plain.tokens[: label.plain.prompt_length] == [257, 258, 260, 264] for label in labels)
 
 
 def test_training_lowers_the_loss(finished: Path) -> None:

@@ -49,7 +49,7 @@ def test_any_rate_width_and_channel_count_becomes_16_khz_mono(
 
 
 @pytest.mark.parametrize(
-    ("content", "reason"), [(b"", "empty file"), (b"this is text", "unreadable"), (None, "unreadable")]
+    ("content", "reason"), [(b"", "empty file"), (b"this is text", "unreadable"), (None, "no such file")]
 )
 def test_broken_audio_is_refused_with_its_reason(tmp_path: Path, content: bytes | None, reason: str) -> None:
     file = tmp_path / "clip.wav"

@@ -88,7 +88,7 @@ def test_a_full_report_shows_every_system_and_loads_nothing_from_elsewhere() -> 
         "x.wav (empty file)",
     ):
         assert name in page
-    assert page.count("<svg") == 4
+    assert page.count("<svg") == 5
     assert not re.search(r"""(src|href)=["']?(https?:)?//""", page)
     assert not re.search(r"@import|url\(\s*['\"]?http", page)
 

@@ -114,6 +114,6 @@ def test_two_processes_do_not_make_the_same_stage(recipe: Recipe) -> None:
 def test_a_null_section_leaves_its_stage_out(recipe: Recipe) -> None:
     shorter = changed(recipe, train=None, eval=None)
     names = [spec.name for spec in stages(shorter)]
-    assert names == ["corpus", "labels", "student", "export", "benchmark", "report"]
+    assert names == ["corpus", "labels", "quality", "student", "export", "benchmark", "report"]
     assert needs(shorter, "export") == ["corpus", "student"]
     assert fingerprints(shorter, "export").keys() == {"export", "teacher", "corpus output", "student output"}
