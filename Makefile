@@ -2,6 +2,9 @@
 VENV   := .venv
 PYTHON ?= python3
 BIN    := $(VENV)/bin
+# Real speech and the true vocabulary that some benchmarks need; see the README.
+SPEECH     ?= ../shared/speech
+VOCABULARY ?= ../shared/whisper-vocab/multilingual
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
@@ -33,9 +36,10 @@ types: setup
 
 check: lint types test ## lint, types, tests
 
-bench: setup ## measure the demo's variants again; one JSON line each benchmark
+bench: setup ## one JSON line a benchmark: the demo's exports, the label engine
 	$(BIN)/sottovoce run recipes/demo/recipe.yaml --from benchmark --until benchmark
 	@$(BIN)/python -m eval.bench recipes/demo/recipe.yaml
+	@$(BIN)/python -m tests.bench.label $(SPEECH) $(VOCABULARY)
 
 clean: ## remove runs and caches; keep the environment
 	rm -rf runs .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info

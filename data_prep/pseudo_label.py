@@ -79,7 +79,7 @@ def label_all(
     bar = tqdm(mine, "labels", unit="batch", disable=not processes.is_main_process)
     started = time.perf_counter()
     with (work.folder / f"speed-{processes.process_index}.txt").open("a") as speed:
-        for number, (batch, clips) in zip(bar, _ahead([batches[number] for number in mine]), strict=True):
+        for number, (batch, clips) in zip(bar, read_ahead([batches[number] for number in mine]), strict=True):
             write_part(work.folder, number, label_batch(teacher, batch, clips), section.temperature)
             started, before = time.perf_counter(), started
             speed.write(f"{sum(item.seconds for item in batch)} {started - before}\n")
@@ -144,7 +144,7 @@ def _agreed_size(work: Work, section: Labels, teacher: Teacher, processes: Parti
     return int(json.loads(plan.read_text())["batch_size"])
 
 
-def _ahead(batches: Sequence[Sequence[Utterance]]) -> Iterator[tuple[Sequence[Utterance], list[np.ndarray | str]]]:
+def read_ahead(batches: Sequence[Sequence[Utterance]]) -> Iterator[tuple[Sequence[Utterance], list[np.ndarray | str]]]:
     """Each batch with its samples, decoded in other threads while the teacher works; a reason where that fails."""
     with ThreadPoolExecutor(AHEAD) as pool:
         queue: list[tuple[Sequence[Utterance], Future[list[np.ndarray | str]]]] = []

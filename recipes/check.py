@@ -9,6 +9,9 @@ from recipes.models import local_folder
 from recipes.schema import Recipe
 from recipes.shapes import HUB_SHAPES, Shape
 
+_TOKENS_PER_HOUR = 4 * 3600
+"""English read aloud in Whisper's vocabulary, end of text included."""
+
 
 def estimate(recipe: Recipe) -> list[str]:
     """Lines of text about a recipe; UserError names the first key whose file or folder is not there."""
@@ -27,6 +30,9 @@ def estimate(recipe: Recipe) -> list[str]:
         )
     student = shape.with_decoder_layers(recipe.student.decoder_layers)
     lines += [_model_line("teacher", shape), _model_line("student", student)]
+    if recipe.labels is not None and recipe.labels.source is None and recipe.labels.top_k:
+        kept = 8 * recipe.labels.top_k * _TOKENS_PER_HOUR * (2 if recipe.labels.timestamps else 1)
+        lines.append(f"disk    labels with {recipe.labels.top_k} logits a token {kept / 1e6:.0f} MB an hour of speech")
     if recipe.train is not None:
         trained = student.decoder_parameters + (0 if recipe.train.freeze_encoder else student.encoder_parameters)
         # float32 weights of both, and for what is trained a gradient and AdamW's two moments.

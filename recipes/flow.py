@@ -78,6 +78,13 @@ def needs(recipe: Recipe, name: str) -> list[str]:
     return [need for need in SPECS[name].needs if need in present]
 
 
+def before(recipe: Recipe, name: str) -> list[str]:
+    """All earlier stages that `name` rests on, however far back, in order."""
+    found = set(needs(recipe, name))
+    found |= {earlier for need in found for earlier in before(recipe, need)}
+    return [spec.name for spec in FLOW if spec.name in found]
+
+
 def checkpoint(recipe: Recipe) -> Path:
     """Folder of the student to export: trained, or as cut where the recipe has no training."""
     return recipe.root / ("train" if recipe.train is not None else "student") / "model"

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from recipes.errors import RunError, UserError, one_line
-from recipes.flow import SPECS, needs
+from recipes.flow import SPECS, before, needs
 from recipes.machine import commit, machine
 from recipes.schema import Recipe, load
 
@@ -40,14 +40,18 @@ class State:
 
 def state(recipe: Recipe, name: str) -> State:
     """Compare a stage folder with the recipe, the earlier stages and the files from outside."""
+    for earlier in before(recipe, name):
+        if not (found := _own_state(recipe, earlier)).current:
+            return State(False, f"{earlier} is {found.reason}")
+    return _own_state(recipe, name)
+
+
+def _own_state(recipe: Recipe, name: str) -> State:
     folder = recipe.root / name
     record = read_record(folder)
     if record is None:
         partial = folder.with_name(f"{name}.partial").is_dir()
         return State(False, "unfinished" if partial else "not made yet")
-    for need in needs(recipe, name):
-        if not (earlier := state(recipe, need)).current:
-            return State(False, f"{need} is {earlier.reason}")
     made_from, now = record["inputs"], fingerprints(recipe, name)
     changed = [key for key in now if made_from.get(key) != now[key]] + [key for key in made_from if key not in now]
     if changed:

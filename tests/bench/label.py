@@ -21,7 +21,7 @@ import torch
 import transformers
 from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration
 
-from data_prep.pseudo_label import _ahead, label_batch, length_sorted
+from data_prep.pseudo_label import label_batch, length_sorted, read_ahead
 from data_prep.segment import pack
 from data_prep.sources import find
 from data_prep.teacher import Teacher
@@ -78,7 +78,7 @@ def plain(model: WhisperForConditionalGeneration, folder: Path, utterances: list
 def engine(teacher: Teacher, utterances: list[Utterance]) -> int:
     """As the labels stage runs it; tokens written."""
     batches = length_sorted(utterances, BATCH)
-    labels = [label for batch, clips in _ahead(batches) for label in label_batch(teacher, batch, clips)]
+    labels = [label for batch, clips in read_ahead(batches) for label in label_batch(teacher, batch, clips)]
     return sum(len(label.plain.tokens) - label.plain.prompt_length - 1 for label in labels)
 
 
