@@ -3,8 +3,8 @@
 B batch, N samples, L tokens, S encoder positions, D width.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Protocol
 
@@ -12,8 +12,10 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from data_prep.augment import Augmentation
 from data_prep.label_store import Label
 from distill.examples import IGNORE, Drawing, Example
+from distill.losses import Stored
 from eval.audio import read_audio
 
 
@@ -28,16 +30,29 @@ class Batch:
     """Decoder input: prompt and label without the last token; padded with the end of text."""
     labels_BL: torch.Tensor
     """Next tokens; IGNORE where nothing is predicted."""
+    epochs: list[int] = field(default_factory=list)
+    """In which each was drawn."""
     encoder_BSD: torch.Tensor | None = None
     """Cached encoder states; the samples are then left empty."""
+    stored: Stored | None = None
+    """The teacher's distribution at the predicted tokens, row by row."""
+
+    @property
+    def predicted(self) -> torch.Tensor:
+        """Bool [B, L]: which positions predict something."""
+        return self.labels_BL != IGNORE
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on another device."""
-        moved: dict[str, Any] = {
-            name: value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
-            for name, value in vars(self).items()
-        }
-        return Batch(**moved)
+        return Batch(**{name: _moved(value, device) for name, value in vars(self).items()})
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.to(device, non_blocking=True)
+    if isinstance(value, Stored):
+        return Stored(**{key: _moved(part, device) for key, part in vars(value).items()})
+    return value
 
 
 class States(Protocol):
@@ -55,6 +70,8 @@ class Collate:
     window_samples: int
     pad_token: int
     states: States | None = None
+    stored: Callable[[Sequence[Example]], Stored] | None = None
+    augment: Augmentation | None = None
 
     def __call__(self, examples: Sequence[Example]) -> Batch:
         """One batch of these examples."""
@@ -64,20 +81,29 @@ class Collate:
         labels_BL = np.full((len(examples), longest), IGNORE, np.int64)
         for index, example in enumerate(examples):
             if self.states is None:
-                clip = read_audio(example.label.audio)[: self.window_samples]
+                clip = read_audio(example.label.audio)
+                if self.augment is not None:
+                    clip = self.augment(clip, example.label.id, example.epoch)
+                clip = clip[: self.window_samples]
                 samples_BN[index, : len(clip)] = clip
             inputs_BL[index, : len(example.inputs)] = example.inputs
             labels_BL[index, : len(example.targets)] = example.targets
         ids = [example.label.id for example in examples]
         samples, inputs, labels = (torch.from_numpy(array) for array in (samples_BN, inputs_BL, labels_BL))
-        return Batch(ids, samples, inputs, labels, self.states[ids] if self.states else None)
+        return Batch(
+            ids, samples, inputs, labels, [example.epoch for example in examples],
+            self.states[ids] if self.states else None, self.stored(examples) if self.stored else None,
+        )  # fmt: skip
 
 
 class Order:
     """Rows of every step: endless epochs, each cut into batches, a function of seed, weights and step alone."""
 
-    def __init__(self, labels: Sequence[Label], batch_size: int, seed: int, weights: Mapping[str, float] | None = None):
-        self.labels, self.batch_size, self.seed = labels, batch_size, seed
+    def __init__(
+        self, labels: Sequence[Label], batch_size: int, seed: int, weights: Mapping[str, float] | None = None,
+        bucket_batches: int = 1,
+    ):  # fmt: skip
+        self.labels, self.batch_size, self.seed, self.bucket_batches = labels, batch_size, seed, bucket_batches
         weights = weights or {}
         rows: dict[float, list[int]] = {}
         for index, label in enumerate(labels):
@@ -86,6 +112,7 @@ class Order:
         self._groups = [(np.array(group), round(weight * len(group))) for weight, group in rows.items()]
         self.epoch_size = sum(draws for _, draws in self._groups)
         assert self.epoch_size, "weights leave nothing to draw"
+        self._lengths = np.array([len(label.plain.tokens) for label in labels])
         self._epoch = lru_cache(maxsize=2)(self._draw_epoch)
 
     def __call__(self, step: int) -> list[tuple[Label, int]]:
@@ -106,7 +133,17 @@ class Order:
             endless = [np.random.default_rng((self.seed, number, cycle)).permutation(group) for cycle in cycles]
             if draws:
                 drawn.append(np.concatenate(endless)[first - cycles[0] * len(group) :][:draws])
-        return np.random.default_rng((self.seed, epoch)).permutation(np.concatenate(drawn))
+        draw = np.random.default_rng((self.seed, epoch))
+        rows = draw.permutation(np.concatenate(drawn))
+        if self.bucket_batches > 1:
+            # Batches of like length waste little padding; which rows meet and when each batch comes stays random.
+            bucket = self.bucket_batches * self.batch_size
+            parts = [rows[start : start + bucket] for start in range(0, len(rows), bucket)]
+            rows = np.concatenate([part[np.argsort(self._lengths[part], kind="stable")] for part in parts])
+            whole = len(rows) // self.batch_size
+            batches = rows[: whole * self.batch_size].reshape(whole, self.batch_size)
+            rows = np.concatenate([draw.permutation(batches).ravel(), rows[whole * self.batch_size :]])
+        return rows
 
 
 class _Steps(Dataset[list[Example]]):
@@ -120,20 +157,31 @@ class _Steps(Dataset[list[Example]]):
         return [self.drawing(label, self.before.get(label.id), epoch) for label, epoch in rows]
 
 
+@dataclass(frozen=True)
+class _Cut:
+    """A step's examples in batches of at most `size`."""
+
+    collate: Collate
+    size: int
+
+    def __call__(self, examples: Sequence[Example]) -> list[Batch]:
+        return [self.collate(examples[start : start + self.size]) for start in range(0, len(examples), self.size)]
+
+
 def training_batches(
     order: Order, drawing: Drawing, before: Mapping[str, Label], collate: Collate, *,
-    first_step: int, last_step: int, rank: int, world: int, workers: int,
-) -> Iterator[Batch]:  # fmt: skip
-    """Batches of steps first_step .. last_step - 1 for one of `world` processes; `before`: see `predecessors`.
+    first_step: int, last_step: int, rank: int, world: int, workers: int, size: int,
+) -> Iterator[list[Batch]]:  # fmt: skip
+    """Steps first_step .. last_step - 1 of one of `world` processes, each as batches of at most `size` utterances.
 
-    Together the processes see the same rows whatever their number.
+    `before`: see `predecessors`. Together the processes see the same rows whatever their number.
     """
     loader = DataLoader(
         _Steps(order, drawing, before, rank, world),
         batch_size=None,
         sampler=range(first_step, last_step),
         num_workers=workers,
-        collate_fn=collate,
+        collate_fn=_Cut(collate, size),
         prefetch_factor=4 if workers else None,
     )
     return iter(loader)

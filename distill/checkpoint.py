@@ -14,28 +14,35 @@ from safetensors.torch import load_file, save_file
 
 from recipes.stage import write_json
 
+Tensors = dict[str, torch.Tensor]
+
 
 def save_checkpoint(
-    folder: Path,
-    step: int,
-    model: dict[str, torch.Tensor],
-    optimizer: torch.optim.Optimizer,
-    extra: dict[str, Any],
+    folder: Path, step: int, models: dict[str, Tensors], optimizer: torch.optim.Optimizer, extra: dict[str, Any]
 ) -> None:
-    """Write `step-NNNNNNN` below folder; older checkpoints are removed once it stands."""
+    """Write `step-NNNNNNN` below folder; older checkpoints are removed once it stands.
+
+    `models` is a file name and its weights, each.
+    """
     final = folder / f"step-{step:07d}"
     beside = folder / f".{final.name}"
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
-    save_file({name: tensor.contiguous() for name, tensor in model.items()}, beside / "model.safetensors")
+    for name, weights in models.items():
+        save_file({key: tensor.contiguous() for key, tensor in weights.items()}, beside / f"{name}.safetensors")
     state = optimizer.state_dict()
-    moments = {
-        f"{parameter}.{name}": value.contiguous()
-        for parameter, values in state["state"].items()
-        for name, value in values.items()
-    }
-    save_file(moments, beside / "optimizer.safetensors")
-    write_json(beside / "state.json", {"step": step, "param_groups": state["param_groups"], **extra})
+    tensors, numbers = Tensors(), dict[str, Any]()
+    for parameter, values in state["state"].items():
+        for name, value in values.items():
+            if isinstance(value, torch.Tensor):
+                # 8-bit optimisers share their code books among parameters; safetensors stores no views.
+                tensors[f"{parameter}.{name}"] = value.clone() if name.startswith("qmap") else value.contiguous()
+            else:
+                numbers[f"{parameter}.{name}"] = value
+    save_file(tensors, beside / "optimizer.safetensors")
+    write_json(
+        beside / "state.json", {"step": step, "param_groups": state["param_groups"], "numbers": numbers, **extra}
+    )
     shutil.rmtree(final, ignore_errors=True)
     beside.rename(final)
     for older in folder.glob("*step-*"):
@@ -48,16 +55,20 @@ def latest_checkpoint(folder: Path) -> Path | None:
     return max(folder.glob("step-*"), default=None)
 
 
-def load_checkpoint(checkpoint: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+def load_checkpoint(
+    checkpoint: Path, models: dict[str, torch.nn.Module], optimizer: torch.optim.Optimizer
+) -> dict[str, Any]:
     """Put weights and optimiser state back; the JSON state is returned."""
-    device = next(model.parameters()).device
-    # Tied weights are stored once, so the head is missing by name.
-    _, unexpected = model.load_state_dict(load_file(checkpoint / "model.safetensors", device=str(device)), strict=False)
-    assert not unexpected, unexpected
+    for name, model in models.items():
+        device = next(model.parameters()).device
+        # Tied weights are stored once, so the head is missing by name.
+        found = load_file(checkpoint / f"{name}.safetensors", device=str(device))
+        _, unexpected = model.load_state_dict(found, strict=False)
+        assert not unexpected, unexpected
     state: dict[str, Any] = json.loads((checkpoint / "state.json").read_text())
-    moments: dict[int, dict[str, torch.Tensor]] = {}
-    for key, tensor in load_file(checkpoint / "optimizer.safetensors").items():
+    kept: dict[int, dict[str, Any]] = {}
+    for key, value in [*load_file(checkpoint / "optimizer.safetensors").items(), *state.pop("numbers").items()]:
         parameter, name = key.split(".", 1)
-        moments.setdefault(int(parameter), {})[name] = tensor
-    optimizer.load_state_dict({"state": moments, "param_groups": state.pop("param_groups")})
+        kept.setdefault(int(parameter), {})[name] = value
+    optimizer.load_state_dict({"state": kept, "param_groups": state.pop("param_groups")})
     return state

@@ -25,6 +25,8 @@ class Example:
     written: Decoding
     previous: list[int]
     """`<|startofprev|>` and text tokens before the prompt; empty for none."""
+    epoch: int = 0
+    """In which it was drawn; changes to its audio depend on it."""
 
     @property
     def inputs(self) -> list[int]:
@@ -58,10 +60,10 @@ class Drawing:
         timed, prompted = (share(f"{self.seed} {epoch} {what} {label.id}") for what in ("timed", "prompted"))
         written = label.timed if label.timed is not None and timed < self.timestamps else label.plain
         if before is None or self.start_of_previous is None or prompted >= self.previous_text:
-            return Example(label, written, [])
+            return Example(label, written, [], epoch)
         room = min(self.max_length // 2 - 1, self.max_length - len(written.tokens) - 1)
         said = before.plain.tokens[before.plain.prompt_length : -1 if before.plain.ended else None]
-        return Example(label, written, [self.start_of_previous, *said[-room:]] if room > 0 and said else [])
+        return Example(label, written, [self.start_of_previous, *said[-room:]] if room > 0 and said else [], epoch)
 
 
 def predecessors(labels: Sequence[Label], corpus: Sequence[Utterance]) -> dict[str, Label]:

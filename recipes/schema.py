@@ -15,8 +15,9 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from recipes.errors import UserError
-from recipes.sections import Benchmark, Budget, Eval, Export, Labels, Quality, Student, Teacher, Train
+from recipes.sections import Benchmark, Budget, Eval, Export, Labels, Quality, Student, Teacher
 from recipes.sources import Corpus, Section
+from recipes.training import Train
 
 
 class Recipe(Section):
@@ -57,6 +58,14 @@ class Recipe(Section):
             raise ValueError("train: needs a labels section; write `labels: {}` for its defaults")
         if self.train is not None and self.train.timestamps and not (self.labels and self.labels.timestamps):
             raise ValueError("train.timestamps: needs labels with timestamps; set labels.timestamps: true")
+        if self.train is not None and self.labels is not None and self.train.teacher == "stored":
+            if self.labels.source is None and not self.labels.top_k and self.train.kl_weight:
+                raise ValueError("train.teacher: stored needs labels with logits; set labels.top_k, such as 32")
+            if self.labels.source is None and self.labels.temperature != self.train.temperature:
+                raise ValueError(
+                    f"train.temperature: stored logits have their tail summed at labels.temperature "
+                    f"{self.labels.temperature:g}, found {self.train.temperature:g}; make them equal"
+                )
         if self.budget is not None and self.benchmark is None:
             raise ValueError("budget: needs a benchmark section; write `benchmark: {}` for its defaults")
         return self

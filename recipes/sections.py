@@ -1,9 +1,9 @@
 """The sections of a recipe, named after the stages: every field with its unit and default."""
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from recipes.sources import Section
 
@@ -79,57 +79,6 @@ class Student(Section):
 
     decoder_layers: int = Field(gt=0)
     """Decoder layers kept, maximally spaced, first and last among them; the encoder is copied whole."""
-
-
-class Train(Section):
-    """Knowledge distillation: ce_weight * CE(labels) + kl_weight * T^2 * KL(teacher || student)."""
-
-    steps: int = Field(default=2000, ge=0)
-    """Optimiser steps; 0 passes the untrained student on."""
-    batch_size: int = Field(default=32, gt=0)
-    """Utterances an optimiser step over all processes."""
-    learning_rate: float = Field(default=3e-4, gt=0)
-    """Peak learning rate of AdamW; linear warm-up, then linear decay to zero."""
-    warmup_steps: int = Field(default=50, ge=0)
-    """Steps of warm-up."""
-    weight_decay: float = Field(default=0.0, ge=0)
-    """AdamW weight decay."""
-    max_grad_norm: float = Field(default=1.0, gt=0)
-    """Gradient norm above which gradients are scaled down."""
-    ce_weight: float = Field(default=0.8, ge=0)
-    """Weight of the cross-entropy on pseudo-labels."""
-    kl_weight: float = Field(default=1.0, ge=0)
-    """Weight of the KL term; 0 needs no teacher in memory."""
-    temperature: float = Field(default=2.0, gt=0)
-    """Softmax temperature T of the KL term."""
-    freeze_encoder: bool = True
-    """Keep the encoder as the teacher's; one encoder pass then serves both decoders."""
-    cache_encoder: bool = False
-    """Compute the frozen encoder's states once and keep them on disk in fp16 while training."""
-    precision: Literal["no", "bf16", "fp16"] = "no"
-    """Mixed precision of accelerate; `no` is fp32."""
-    eval_steps: int = Field(default=100, gt=0)
-    """Steps between validations; the best validation WER (then loss) is kept."""
-    save_steps: int = Field(default=100, gt=0)
-    """Steps between checkpoints, from which a killed run goes on."""
-    validation_utterances: int = Field(default=128, gt=0)
-    """Validation utterances scored at most."""
-    workers: int = Field(default=1, ge=0)
-    """Processes that decode audio ahead of the training step; 0 decodes in the training process."""
-    timestamps: float = Field(default=0.0, ge=0, le=1)
-    """Share of examples learnt with timestamps, drawn anew each epoch; needs labels.timestamps."""
-    previous_text: float = Field(default=0.0, ge=0, le=1)
-    """Share of examples given what the same speaker said just before as a prompt, drawn anew each epoch."""
-    source_weights: dict[str, float] = {}
-    """How often an utterance is drawn in an epoch, by source name: 2 is twice, 0.5 every other epoch; else 1."""
-
-    @model_validator(mode="after")
-    def _cache_needs_a_frozen_encoder(self) -> Self:
-        if self.cache_encoder and not self.freeze_encoder:
-            raise ValueError(
-                "cache_encoder: true needs freeze_encoder: true, since a trained encoder changes its states"
-            )
-        return self
 
 
 class Parity(Section):

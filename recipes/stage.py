@@ -82,7 +82,7 @@ def fingerprints(recipe: Recipe, name: str) -> dict[str, str]:
         prints[f"{need} output"] = record["fingerprint"] if record else "none"
     for kind in spec.outside:
         for path in _outside(recipe, kind):
-            prints[str(path)] = path_fingerprint(path)
+            prints[str(path)] = path_fingerprint(path, content=kind != "sources")
     return prints
 
 
@@ -96,15 +96,18 @@ def _outside(recipe: Recipe, kind: str) -> list[Path]:
 
 
 @cache
-def path_fingerprint(path: Path) -> str:
-    """Hash of a file's content, or of a folder: small and model files by content, audio by size and time."""
+def path_fingerprint(path: Path, *, content: bool = True) -> str:
+    """Hash of a file, or of a folder: by content, or of a folder of audio its metadata by content, the rest by time.
+
+    A model that was cloned again is the same model; a hundred thousand recordings are not read to see if they are.
+    """
     if path.is_file():
         return _file_fingerprint(path)
     parts = []
     for file in sorted(path.rglob("*")):
         if not file.is_file() or any(part.startswith(".") for part in file.relative_to(path).parts):
             continue
-        if file.suffix in (*_AUDIO_METADATA, ".safetensors"):
+        if content or file.suffix in _AUDIO_METADATA:
             parts.append(f"{file.relative_to(path)} {_file_fingerprint(file)}")
         else:
             status = file.stat()

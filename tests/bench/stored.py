@@ -9,13 +9,14 @@ The student is once as it was cut, far from the teacher, and once as it was trai
 import json
 
 import torch
+from transformers import WhisperForConditionalGeneration
 
 from data_prep.pseudo_label import label_batch, length_sorted, read_ahead
 from data_prep.teacher import Teacher, split_tail
-from distill.batches import Collate
-from distill.examples import IGNORE, Example
-from distill.losses import distillation_loss, stored_kl
-from distill.train import valid_logits
+from distill.batches import Batch, Collate
+from distill.examples import Example
+from distill.losses import Stored, Weights, live_kl, stored_kl
+from distill.objective import Objective
 from eval.runtimes.torch import load_model
 from eval.utterances import read_utterances
 from recipes.errors import run_main
@@ -24,6 +25,12 @@ from recipes.sections import Labels
 from recipes.stage import arguments
 
 KEPT = (4, 8, 16, 32, 64, 128)
+
+
+def logits(model: WhisperForConditionalGeneration, states_BSD: torch.Tensor, batch: Batch) -> torch.Tensor:
+    """Of the predicted tokens, [N, V]."""
+    objective = Objective(model, Weights(0.0, 1.0, 2.0), freeze_encoder=True)
+    return model.proj_out(objective.decode(states_BSD, batch.inputs_BL)[batch.predicted])
 
 
 @torch.inference_mode()
@@ -43,20 +50,16 @@ def main() -> None:
     for items, clips in read_ahead(length_sorted(read_utterances(recipe.root / "corpus", "validation"), 16)):
         batch = collate([Example(label, label.plain, []) for label in label_batch(teacher, items, clips)])
         states_BSD = teacher.encode([clip for clip in clips if not isinstance(clip, str)])
-        teacher_NV = valid_logits(teacher.model, states_BSD, batch)
-        labels_N = batch.labels_BL[batch.labels_BL != IGNORE]
-        tokens += len(labels_N)
-        kept = {k: split_tail(teacher_NV, k, temperature) for k in (*KEPT, teacher.top_k)}
+        teacher_NV = logits(teacher.model, states_BSD, batch)
+        tokens += len(teacher_NV)
+        kept = {k: Stored(*split_tail(teacher_NV, k, temperature)) for k in (*KEPT, teacher.top_k)}
         for k in KEPT:
-            rest_N = kept[k][2] - (teacher_NV / temperature).logsumexp(1)
-            mass[k] += float(rest_N.exp().sum())
+            mass[k] += float((kept[k].rest_N - (teacher_NV / temperature).logsumexp(1)).exp().sum())
         for name, student in students.items():
-            student_NV = valid_logits(student, states_BSD, batch)
-            loss = distillation_loss(student_NV, labels_N, teacher_NV, ce_weight=0, kl_weight=1,
-                                     temperature=temperature)  # fmt: skip
-            live[name] += float(loss.kl)
-            for k, (ids_NK, logits_NK, rest_N) in kept.items():
-                stored[name][k] += float(stored_kl(student_NV, ids_NK, logits_NK, rest_N, temperature))
+            student_NV = logits(student, states_BSD, batch)
+            live[name] += float(live_kl(student_NV, teacher_NV, temperature)[0])
+            for k, distribution in kept.items():
+                stored[name][k] += float(stored_kl(student_NV, distribution, temperature)[0])
     print(json.dumps({
         "bench": "stored", "recipe": recipe.name, "tokens": tokens, "temperature": temperature,
         "live_kl": {name: round(value / tokens, 6) for name, value in live.items()},

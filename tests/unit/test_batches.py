@@ -46,9 +46,9 @@ def test_processes_share_the_rows_of_one(spoken: list[Label]) -> None:
 
     def rows(rank: int, world: int) -> list[list[str]]:
         batches = training_batches(
-            order, Drawing(), {}, collate, first_step=3, last_step=6, rank=rank, world=world, workers=0
+            order, Drawing(), {}, collate, first_step=3, last_step=6, rank=rank, world=world, workers=0, size=4
         )
-        return [batch.ids for batch in batches]
+        return [batch.ids for (batch,) in batches]
 
     halves = zip(rows(0, 2), rows(1, 2), strict=True)
     assert [sorted(first + second) for first, second in halves] == [sorted(step) for step in rows(0, 1)]

@@ -12,8 +12,8 @@ from transformers.models.whisper.modeling_whisper import shift_tokens_right
 from data_prep.features import LogMel
 from distill.batches import Batch, Collate
 from distill.examples import IGNORE, Example
-from distill.losses import distillation_loss
-from distill.train import valid_logits
+from distill.losses import Weights, distillation_loss
+from distill.objective import Objective
 from eval.runtimes.torch import load_model
 from tests.conftest import TEACHER
 from tests.unit.labels import decoding, label
@@ -37,9 +37,12 @@ def batch(tmp_path: Path) -> Batch:
 
 def divergence(student_NV: torch.Tensor, teacher_NV: torch.Tensor, batch: Batch) -> float:
     labels_N = batch.labels_BL[batch.labels_BL != IGNORE]
-    return float(
-        distillation_loss(student_NV, labels_N, teacher_NV, ce_weight=0, kl_weight=1, temperature=2).kl / len(labels_N)
-    )
+    return float(distillation_loss(student_NV, labels_N, teacher_NV, Weights(0.0, 1.0, 2.0))[0][2] / len(labels_N))
+
+
+def valid_logits(model: WhisperForConditionalGeneration, encoder_BSD: torch.Tensor, batch: Batch) -> torch.Tensor:
+    objective = Objective(model, Weights(0.0, 1.0, 2.0), freeze_encoder=True)
+    return model.proj_out(objective.decode(encoder_BSD, batch.inputs_BL)[batch.predicted])
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ from data_prep.label_store import Decoding, Distribution
 from data_prep.memory import batch_size, clip_bytes
 from data_prep.pseudo_label import label_batch
 from data_prep.teacher import Heard, Teacher
-from distill.losses import stored_kl
+from distill.losses import Stored, stored_kl
 from distill.student import cut_decoder
 from eval.audio import read_audio
 from eval.runtimes.torch import TorchRuntime, load_model
@@ -98,7 +98,7 @@ def test_the_stored_distribution_is_the_live_one(clips: list[np.ndarray], heard:
         torch.testing.assert_close(torch.zeros_like(live_NV).scatter(1, ids, logits), live_NV, atol=2e-4, rtol=0)
         log_p, log_q = (torch.log_softmax(value / 2, dim=1) for value in (live_NV, student_NV))
         exact = float((log_p.exp() * (log_p - log_q)).sum())
-        stored = float(stored_kl(student_NV, ids, logits, torch.from_numpy(kept.rest_N), 2.0))
+        stored = float(stored_kl(student_NV, Stored(ids, logits, torch.from_numpy(kept.rest_N)), 2.0)[0])
         assert stored == pytest.approx(exact, abs=1e-5 * len(live_NV))
 
 
@@ -114,7 +114,7 @@ def test_the_tail_is_one_bucket(clips: list[np.ndarray], heard: list[Heard]) -> 
 
     def kl(stored: Distribution) -> float:
         ids, logits, rest = (torch.from_numpy(part) for part in (stored.ids_NK, stored.logits_NK, stored.rest_N))
-        return float(stored_kl(student_NV, ids.long(), logits, rest, 2.0))
+        return float(stored_kl(student_NV, Stored(ids.long(), logits, rest), 2.0)[0])
 
     assert kl(kept) <= kl(whole), "a bucket hides a part of the divergence, never adds to it"
 

@@ -1,0 +1,103 @@
+"""Audio made harder: speed, rooms, noise, SpecAugment. A function of seed, epoch and utterance alone.
+
+N samples, B batch, F mel bins, T frames.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import soxr
+import torch
+
+from eval.audio import AUDIO_SUFFIXES, SAMPLE_RATE, read_audio
+from recipes.errors import UserError
+from recipes.training import Augment
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Draws changes for clips; safe to copy into data-loading processes."""
+
+    settings: Augment
+    seed: int
+    noises: tuple[str, ...]
+    rooms: tuple[str, ...]
+
+    @classmethod
+    def of(cls, settings: Augment, seed: int) -> "Augmentation":
+        """With the recordings that the recipe's folders hold; UserError for a folder without any."""
+        found = [_recordings(key, getattr(settings, key)) for key in ("noise", "rooms")]
+        return cls(settings, seed, *found)
+
+    def __call__(self, clip: np.ndarray, name: str, epoch: int) -> np.ndarray:
+        """Samples [N] at 16 kHz to changed samples; the length changes with the speed alone."""
+        settings, draw = self.settings, self._draw(name, epoch)
+        if settings.speed and (factor := float(draw.choice(settings.speed))) != 1.0:
+            clip = soxr.resample(clip, SAMPLE_RATE * factor, SAMPLE_RATE)
+        if self.rooms and draw.random() < settings.room_share:
+            clip = _in_room(clip, _loaded(str(draw.choice(self.rooms))))
+        if self.noises and draw.random() < settings.noise_share:
+            noise = _loaded(str(draw.choice(self.noises)))
+            clip = _with_noise(clip, noise, draw.uniform(*settings.snr_db), int(draw.integers(len(noise))))
+        return clip.astype(np.float32)
+
+    def mask(self, mel_BFT: torch.Tensor, draws: Sequence[tuple[str, int]]) -> torch.Tensor:
+        """SpecAugment (Park et al. 2019, arXiv 1904.08779): stretches of time and bands of mel bins at the mean.
+
+        `draws`: utterance and epoch of each clip.
+        """
+        settings = self.settings
+        if not settings.time_masks and not settings.mel_masks:
+            return mel_BFT
+        mel_BFT = mel_BFT.clone()
+        bins, frames = mel_BFT.shape[1:]
+        for mel_FT, (name, epoch) in zip(mel_BFT, draws, strict=True):
+            draw, mean = self._draw(f"mask {name}", epoch), mel_FT.mean()
+            for _ in range(settings.time_masks):
+                width = int(draw.integers(1 + round(100 * settings.time_mask_seconds)))
+                start = int(draw.integers(max(1, frames - width)))
+                mel_FT[:, start : start + width] = mean
+            for _ in range(settings.mel_masks):
+                width = int(draw.integers(1 + min(bins, settings.mel_mask_bins)))
+                start = int(draw.integers(max(1, bins - width)))
+                mel_FT[start : start + width] = mean
+        return mel_BFT
+
+    def _draw(self, name: str, epoch: int) -> np.random.Generator:
+        return np.random.default_rng(list(hashlib.sha256(f"{self.seed} {epoch} {name}".encode()).digest()))
+
+
+def _recordings(key: str, folder: Path | None) -> tuple[str, ...]:
+    if folder is None:
+        return ()
+    found = tuple(str(path) for path in sorted(folder.rglob("*")) if path.suffix.lower() in AUDIO_SUFFIXES)
+    if not found:
+        raise UserError(f"train.augment.{key}: expected audio under {folder}, found none; check the folder")
+    return found
+
+
+@lru_cache(maxsize=64)
+def _loaded(path: str) -> np.ndarray:
+    return read_audio(path)
+
+
+def _in_room(clip: np.ndarray, impulse: np.ndarray) -> np.ndarray:
+    """The clip as heard through an impulse response, at its own level, not shifted by the direct path's delay."""
+    direct = int(np.abs(impulse).argmax())
+    size = len(clip) + len(impulse) - 1
+    heard = np.fft.irfft(np.fft.rfft(clip, size) * np.fft.rfft(impulse, size), size)[direct : direct + len(clip)]
+    return heard * (_level(clip) / max(_level(heard), 1e-8))
+
+
+def _with_noise(clip: np.ndarray, noise: np.ndarray, snr_db: float, start: int) -> np.ndarray:
+    """Noise from a place in its recording on, in a circle, at a ratio to the clip's own level."""
+    part = np.resize(np.roll(noise, -start), len(clip))
+    return clip + part * (_level(clip) / max(_level(part), 1e-8) * 10 ** (-snr_db / 20))
+
+
+def _level(samples: np.ndarray) -> float:
+    return float(np.sqrt(np.mean(np.square(samples, dtype=np.float64)))) if len(samples) else 0.0

@@ -1,0 +1,107 @@
+"""What the teacher says of each predicted token: from its labels, or from the model itself.
+
+K stored logits, B batch, N valid tokens, S encoder positions, D width, V vocabulary.
+"""
+
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+from transformers import WhisperForConditionalGeneration
+
+from data_prep.label_store import Distribution, shards
+from distill.examples import Example
+from distill.losses import Stored
+from eval.runtimes.torch import load_teacher
+from recipes.errors import UserError
+
+
+class StoredTeacher:
+    """Distributions of a label set by utterance, memory-mapped: a set may be larger than memory.
+
+    `datasets` turns the shards into an Arrow file below `cache` once; processes and their workers share its pages.
+    """
+
+    def __init__(self, labels: Path, cache: Path, temperature: float):
+        files = [str(file) for file in shards(labels)]
+        written = (pq.read_schema(files[0]).metadata or {}).get(b"sottovoce.temperature", b"")
+        if float(written or "nan") != temperature:
+            raise UserError(
+                f"train.temperature: the labels in {labels} have their tail summed at {written.decode() or 'none'}, "
+                f"found {temperature:g}; make them equal, or set train.teacher=live"
+            )
+        datasets.disable_progress_bars()
+        table = datasets.Dataset.from_parquet(files, cache_dir=str(cache), columns=["id", "plain", "timed"])
+        self._rows = {name: row for row, name in enumerate(table["id"])}
+        self._table = table.with_format("numpy", columns=["plain", "timed"])
+
+    def __call__(self, examples: Sequence[Example]) -> Stored:
+        """Of all predicted tokens of a batch, one example after the other."""
+        kept = [self._distribution(example) for example in examples]
+        ids_NK = np.concatenate([one.ids_NK for one in kept]).astype(np.int64)
+        logits_NK = np.concatenate([one.logits_NK for one in kept])
+        rest_N = np.concatenate([one.rest_N for one in kept])
+        return Stored(torch.from_numpy(ids_NK), torch.from_numpy(logits_NK), torch.from_numpy(rest_N))
+
+    def _distribution(self, example: Example) -> Distribution:
+        form = "timed" if example.written is example.label.timed else "plain"
+        found: dict[str, Any] = self._table[self._rows[example.label.id]][form]
+        if found["rest"] is None or not len(found["rest"]):
+            raise UserError(
+                f"train.teacher: stored expects logits for {example.label.id}, found none; label with labels.top_k"
+            )
+        rest = np.asarray(found["rest"], np.float32)
+        shape = (len(rest), -1)
+        ids, logits = (np.asarray(found[key]).reshape(shape) for key in ("top_ids", "top_logits"))
+        assert len(rest) == len(example.written.tokens) - example.written.prompt_length
+        return Distribution(ids.astype(np.int32), logits.astype(np.float32), rest)
+
+    @staticmethod
+    def forget(cache: Path) -> None:
+        """Remove the Arrow file."""
+        shutil.rmtree(cache, ignore_errors=True)
+
+
+class LiveTeacher:
+    """The teacher's own decoder, and its own encoder where the student's is not the same."""
+
+    def __init__(
+        self, folder: Path, student: WhisperForConditionalGeneration, device: torch.device, *, frozen: bool,
+        quantize: int | None,
+    ):  # fmt: skip
+        self.model = load_teacher(folder, device, quantize=quantize)
+        # A student whose encoder was cut, or is trained, must not lend it to the teacher.
+        self.shares_encoder = frozen and _equal_encoders(self.model, student, quantized=quantize is not None, at=folder)
+        if self.shares_encoder:
+            self.model.model.encoder = torch.nn.Identity()
+
+    @torch.no_grad()
+    def __call__(
+        self, mel_BFT: torch.Tensor | None, encoder_BSD: torch.Tensor, inputs_BL: torch.Tensor, valid_BL: torch.Tensor
+    ) -> Callable[[slice], torch.Tensor]:
+        """Logits [rows, V] of a slice of the valid tokens, made when asked for; prompts are read like the student's."""
+        if not self.shares_encoder:
+            assert mel_BFT is not None
+            encoder_BSD = self.model.model.encoder(mel_BFT.to(self.model.dtype)).last_hidden_state
+        decoded = self.model.model.decoder(
+            input_ids=inputs_BL, encoder_hidden_states=encoder_BSD.to(self.model.dtype), use_cache=False
+        )
+        hidden_ND = decoded.last_hidden_state[valid_BL]
+        return lambda rows: self.model.proj_out(hidden_ND[rows])
+
+
+def _equal_encoders(
+    teacher: WhisperForConditionalGeneration, student: WhisperForConditionalGeneration, *, quantized: bool, at: Path
+) -> bool:
+    from eval.runtimes.torch import load_model
+
+    whole = load_model(at) if quantized else teacher
+    theirs, mine = whole.model.encoder.state_dict(), student.model.encoder.state_dict()
+    return theirs.keys() == mine.keys() and all(
+        torch.equal(theirs[name].to(mine[name].device, mine[name].dtype), mine[name]) for name in mine
+    )

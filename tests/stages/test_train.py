@@ -1,0 +1,169 @@
+"""The trainer as a user runs it: the same losses by every way, resumed to the bit, stopped and starved."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from safetensors.torch import load_file
+
+from eval.runtimes.torch import load_model
+from tests.conftest import ROOT
+from tests.stages.conftest import Run, sottovoce, write_recipe
+from tests.stages.test_labels import two_processes
+
+LABELS = ["labels.top_k=586", "labels.timestamps=true"]
+STEPS = ["train.steps=6", "train.eval_steps=6", "train.save_steps=2"]
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory: pytest.TempPathFactory, speech: Path, run: Run) -> Path:
+    """A recipe whose labels hold the whole distribution, and whose student is cut."""
+    recipe = write_recipe(tmp_path_factory.mktemp("labelled"), speech)
+    done = run(*sottovoce("run", str(recipe), "--until", "student", *LABELS))
+    assert done.returncode == 0, done.stderr
+    return recipe
+
+
+def trained(labelled: Path, place: Path, *overrides: str) -> list[str]:
+    """The command that trains in a copy of the labelled run."""
+    if not place.exists():
+        shutil.copytree(labelled.parent / "runs", place / "runs")
+    return sottovoce("run", str(labelled), "--until", "train", *LABELS, *STEPS, f"runs={place / 'runs'}", *overrides)
+
+
+def losses(place: Path, key: str = "loss") -> list[float]:
+    file = place / "runs" / "small" / "train" / "metrics.jsonl"
+    return [row[key] for row in map(json.loads, file.read_text().splitlines()) if key in row]
+
+
+def weights(place: Path) -> dict[str, torch.Tensor]:
+    return load_file(place / "runs" / "small" / "train" / "model" / "model.safetensors")
+
+
+@pytest.fixture(scope="module")
+def plain(labelled: Path, run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An uninterrupted run with a live teacher."""
+    place = tmp_path_factory.mktemp("trained") / "plain"
+    done = run(*trained(labelled, place))
+    assert done.returncode == 0, done.stderr
+    return place
+
+
+GOLDEN = [
+    1.351552, 1.120565, 0.865909, 0.58721, 0.354524, 0.355301, 0.323255, 0.356094, 0.194572, 0.23783, 0.152262,
+    0.248643, 0.123005, 0.181086, 0.157063, 0.116838, 0.139397, 0.136616, 0.114627, 0.104992,
+]  # fmt: skip
+
+
+def test_the_first_losses_are_golden(labelled: Path, run: Run, tmp_path: Path) -> None:
+    assert run(*trained(labelled, tmp_path / "a", "train.steps=20", "train.eval_steps=20")).returncode == 0
+    np.testing.assert_allclose(losses(tmp_path / "a"), GOLDEN, rtol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "tolerance"),
+    [
+        (["train.teacher=stored"], 1e-4),
+        (["train.cache_encoder=true"], 5e-3),  # states are kept in fp16
+        (["train.micro_batch_size=1"], 1e-4),
+        (["train.micro_batch_size=auto", "train.workers=2"], 1e-4),
+        (["train.gradient_checkpointing=true"], 1e-4),
+        (["two processes"], 1e-4),
+    ],
+)
+def test_every_way_has_the_same_losses(
+    plain: Path, labelled: Path, run: Run, tmp_path: Path, overrides: list[str], tolerance: float
+) -> None:
+    if overrides == ["two processes"]:
+        overrides = [two_processes(labelled)]
+    done = run(*trained(labelled, tmp_path / "other", *overrides))
+    assert done.returncode == 0, done.stderr
+    np.testing.assert_allclose(losses(tmp_path / "other"), losses(plain), rtol=tolerance)
+
+
+@pytest.mark.parametrize("how", ["SIGTERM", "SIGKILL"])
+def test_stopped_at_any_moment_the_weights_are_those_of_an_uninterrupted_run(
+    plain: Path, labelled: Path, run: Run, tmp_path: Path, how: str
+) -> None:
+    place, other = tmp_path / "other", {"SIGTERM": "train.optimizer=adamw", "SIGKILL": "train.workers=1"}[how]
+    command = trained(labelled, place, other)
+    log = place / "runs" / "small" / "train.partial" / "metrics.jsonl"
+    for steps in (1, 3):
+        process = subprocess.Popen(
+            command, cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
+        deadline = time.monotonic() + 120
+        while not log.is_file() or log.read_text().count('"loss"') < steps:
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        if how == "SIGKILL":
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+        else:
+            os.kill(process.pid, signal.SIGTERM)
+            _, shown = process.communicate()
+            assert process.returncode == 1
+            assert "told to stop, saved after step" in shown
+            assert "Traceback" not in shown
+    done = run(*command)
+    assert done.returncode == 0, done.stderr
+    assert "going on from step" in done.stderr + done.stdout
+    assert losses(place) == losses(plain)
+    assert all(weights(plain)[name].equal(tensor) for name, tensor in weights(place).items())
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["train.lora={rank: 4}", "train.learning_rate=1e-2"],
+        ["train.optimizer=adamw_8bit", "train.ema_decay=0.5", "train.schedule=cosine"],
+        ["train.teacher=live", "train.quantize_teacher=8", "train.freeze_encoder=false"],
+        ["train.kl_weight=0", "train.precision=bf16", "train.timestamps=0.5", "train.previous_text=0.5"],
+    ],
+)
+def test_the_variants_learn_and_leave_a_plain_student(
+    labelled: Path, run: Run, tmp_path: Path, overrides: list[str]
+) -> None:
+    done = run(*trained(labelled, tmp_path / "a", "train.steps=12", "train.eval_steps=12", *overrides))
+    assert done.returncode == 0, done.stderr
+    found = losses(tmp_path / "a")
+    assert sum(found[-3:]) < 0.9 * sum(found[:3])
+    student = load_model(tmp_path / "a" / "runs" / "small" / "train" / "model")
+    before = load_model(labelled.parent / "runs" / "small" / "student" / "model")
+    assert student.state_dict().keys() == before.state_dict().keys()
+    assert any(not one.equal(other) for one, other in zip(student.parameters(), before.parameters(), strict=True))
+    encoders = zip(student.model.encoder.parameters(), before.model.encoder.parameters(), strict=True)
+    assert all(one.equal(other) for one, other in encoders) != ("train.freeze_encoder=false" in overrides)
+
+
+def test_augmented_audio_trains(labelled: Path, run: Run, tmp_path: Path) -> None:
+    (tmp_path / "noise").mkdir()
+    soundfile.write(tmp_path / "noise" / "a.wav", np.random.default_rng(0).normal(0, 0.1, 9_000), 16_000)
+    augment = f"{{speed: [0.9, 1.1], noise: {tmp_path / 'noise'}, rooms: {tmp_path / 'noise'}, mel_masks: 2}}"
+    done = run(*trained(labelled, tmp_path / "a", f"train.augment={augment}"))
+    assert done.returncode == 0, done.stderr
+    assert len(losses(tmp_path / "a")) == 6
+
+
+def test_losses_that_are_not_numbers_are_skipped_then_end_the_run(labelled: Path, run: Run, tmp_path: Path) -> None:
+    wild = ["train.learning_rate=1e30", "train.max_grad_norm=1e30", "train.warmup_steps=0", "train.max_skipped=2"]
+    done = run(*trained(labelled, tmp_path / "a", *wild))
+    assert done.returncode == 1
+    assert "the loss was not a number in 3 steps" in done.stderr
+    assert "spoken/train/" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_stored_needs_logits_of_its_temperature(labelled: Path, run: Run, tmp_path: Path) -> None:
+    done = run(*trained(labelled, tmp_path / "a", "train.teacher=stored", "train.temperature=3"))
+    assert done.returncode == 2
+    assert "train.temperature" in done.stderr
