@@ -6,6 +6,7 @@ the step too, so the step number is the data position.
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,15 +32,10 @@ def save_checkpoint(
     for name, weights in models.items():
         save_file({key: tensor.contiguous() for key, tensor in weights.items()}, beside / f"{name}.safetensors")
     state = optimizer.state_dict()
-    tensors, numbers = Tensors(), dict[str, Any]()
-    for parameter, values in state["state"].items():
-        for name, value in values.items():
-            if isinstance(value, torch.Tensor):
-                # 8-bit optimisers share their code books among parameters; safetensors stores no views.
-                tensors[f"{parameter}.{name}"] = value.clone() if name.startswith("qmap") else value.contiguous()
-            else:
-                numbers[f"{parameter}.{name}"] = value
-    save_file(tensors, beside / "optimizer.safetensors")
+    leaves = dict(_leaves(state["state"]))
+    tensors = {name: value for name, value in leaves.items() if isinstance(value, torch.Tensor)}
+    numbers = {name: value for name, value in leaves.items() if name not in tensors}
+    save_file(_apart(tensors), beside / "optimizer.safetensors")
     write_json(
         beside / "state.json", {"step": step, "param_groups": state["param_groups"], "numbers": numbers, **extra}
     )
@@ -66,9 +62,30 @@ def load_checkpoint(
         _, unexpected = model.load_state_dict(found, strict=False)
         assert not unexpected, unexpected
     state: dict[str, Any] = json.loads((checkpoint / "state.json").read_text())
-    kept: dict[int, dict[str, Any]] = {}
+    kept: dict[Any, Any] = {}
     for key, value in [*load_file(checkpoint / "optimizer.safetensors").items(), *state.pop("numbers").items()]:
-        parameter, name = key.split(".", 1)
-        kept.setdefault(int(parameter), {})[name] = value
+        parameter, *groups, name = key.split("/")
+        values = kept.setdefault(int(parameter), {})
+        for group in groups:  # bitsandbytes keeps its own in a dictionary of its own
+            values = values.setdefault(group, {})
+        values[name] = value
     optimizer.load_state_dict({"state": kept, "param_groups": state.pop("param_groups")})
     return state
+
+
+def _leaves(values: dict[Any, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{path}{key}/")
+        else:
+            yield f"{path}{key}", value
+
+
+def _apart(tensors: Tensors) -> Tensors:
+    """Each with memory of its own: 8-bit optimisers share code books among parameters, safetensors stores no views."""
+    seen: set[int] = set()
+    found = Tensors()
+    for name, tensor in tensors.items():
+        found[name] = tensor.clone() if tensor.data_ptr() in seen else tensor.contiguous()
+        seen.add(tensor.data_ptr())
+    return found

@@ -12,11 +12,13 @@ import argparse
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import psutil
 import yaml
 
 from recipes.check import estimate
@@ -109,8 +111,8 @@ def _start(recipe: Recipe, spec: Spec, given: argparse.Namespace) -> None:
                    str(_HOME / script)]  # fmt: skip
     else:
         command = [sys.executable, *rest]
-    done = subprocess.run([*command, str(given.recipe), *given.overrides], env=environment, check=False)
-    if done.returncode == 0:
+    code = _wait(subprocess.Popen([*command, str(given.recipe), *given.overrides], env=environment))
+    if code == 0:
         return
     # accelerate's launcher hides a stage's exit status, so that is read from the stage's record.
     failed = recipe.root / f"{spec.name}.partial" / "stage.json"
@@ -118,7 +120,22 @@ def _start(recipe: Recipe, spec: Spec, given: argparse.Namespace) -> None:
     status = record.get("exit", 0) if record.get("status") == "failed" else 0
     again = shlex.join(["sottovoce", "run", str(given.recipe), *given.overrides])
     print(f"{spec.name:<10} failed; `{again}` goes on from here", file=sys.stderr)
-    sys.exit(status or (done.returncode if done.returncode in (1, 2, 3) else 1))
+    sys.exit(status or (code if code in (1, 2, 3) else 1))
+
+
+def _wait(process: subprocess.Popen[bytes]) -> int:
+    """Its exit status. SIGTERM goes on to the stage below any launcher, which saves and ends; then we do."""
+
+    def tell(*_: object) -> None:
+        below = psutil.Process(process.pid)
+        for leaf in (child for child in [below, *below.children(recursive=True)] if not child.children()):
+            leaf.terminate()
+
+    before = signal.signal(signal.SIGTERM, tell)
+    try:
+        return process.wait()
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _threads(launch: Path | None) -> dict[str, str]:
