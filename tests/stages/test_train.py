@@ -93,7 +93,7 @@ def test_every_way_has_the_same_losses(
 def test_stopped_at_any_moment_the_weights_are_those_of_an_uninterrupted_run(
     plain: Path, labelled: Path, run: Run, tmp_path: Path, how: str
 ) -> None:
-    place, other = tmp_path / "other", {"SIGTERM": "train.optimizer=adamw", "SIGKILL": "train.workers=1"}[how]
+    place, other = tmp_path / "other", {"SIGTERM": "train.optimizer=adamw", "SIGKILL": "train.save_steps=1"}[how]
     command = trained(labelled, place, other)
     log = place / "runs" / "small" / "train.partial" / "metrics.jsonl"
 
