@@ -144,7 +144,7 @@ def _without_place_and_time(part: dict[str, object]) -> object:
     values.pop("command", None)
     values.pop("seconds", None)
     for row in values.get("train", []):
-        row.pop("seconds")
+        del row["seconds"], row["tokens_per_second"]
     return values
 
 

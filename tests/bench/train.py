@@ -1,0 +1,171 @@
+"""A training step by four formulations: speed and memory, on real audio at whisper-tiny's true shape.
+
+    python -m tests.bench.train SPEECH VOCABULARY        one JSON line
+
+    reference   as the public reference writes it: labels padded to 448 positions, live teacher, full-vocabulary float32
+                softmaxes masked afterwards; frozen encoder shared by both decoders
+    live        this engine with a live teacher: valid tokens gathered, LM head and loss in chunks
+    stored      this engine with the 32 largest stored logits a token; no teacher in memory
+    cached      the same, and the frozen encoder's states read from memory
+
+Each runs in a process of its own; memory is the peak above what stood when weights, optimiser and data were loaded.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+import torch.nn.functional as F
+from tokenizers import Tokenizer
+from transformers import WhisperForConditionalGeneration
+
+from data_prep.label_store import Decoding, Label
+from data_prep.teacher import split_tail
+from distill.batches import Batch, Collate
+from distill.examples import IGNORE, Example
+from distill.losses import Stored, Weights
+from distill.objective import Objective
+from distill.shapes import random_model
+from distill.student import cut_decoder
+from distill.teaching import LiveTeacher
+from eval.runtimes.torch import load_model
+from eval.runtimes.transcriber import Format
+
+VARIANTS = ("reference", "live", "stored", "cached")
+WEIGHTS = Weights(0.8, 1.0, 2.0)
+POSITIONS = 448
+
+
+def batches_of(speech: Path, folder: Path, size: int, count: int) -> list[Batch]:
+    """AN4 training utterances with their own transcripts."""
+    form = Format.load(folder, "en", "transcribe")
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    labels = []
+    rows = (speech / "an4" / "train" / "metadata.jsonl").read_text().splitlines()
+    for row in map(json.loads, rows[: size * count]):
+        tokens = [*form.prompt, *tokenizer.encode(f" {row['text'].lower()}", add_special_tokens=False).ids, form.end]
+        plain = Decoding(row["text"], tokens, len(form.prompt), 0.0, 0.0, ended=True)
+        audio = str(speech / "an4" / "train" / row["file_name"])
+        labels.append(Label(row["file_name"], "an4", "train", [audio], 1.0, [], [], None, "en", None, plain))
+    collate = Collate(form.window_samples, form.end)
+    examples = [Example(label, label.plain, []) for label in labels]
+    return [collate(examples[start : start + size]) for start in range(0, len(examples), size)]
+
+
+def reference_loss(objective: Objective, teacher: WhisperForConditionalGeneration, batch: Batch) -> torch.Tensor:
+    """Mean loss over the predicted tokens, every tensor at full length and vocabulary."""
+    pad = POSITIONS - batch.inputs_BL.shape[1]
+    inputs_BL = F.pad(batch.inputs_BL, (0, pad), value=int(batch.inputs_BL.max()))
+    labels_BL = F.pad(batch.labels_BL, (0, pad), value=IGNORE)
+    with torch.no_grad():
+        encoder_BSD = objective.encode(objective.mel(batch))
+        hidden = teacher.model.decoder(input_ids=inputs_BL, encoder_hidden_states=encoder_BSD, use_cache=False)
+        teacher_BLV = teacher.proj_out(hidden.last_hidden_state)
+    student_BLV = objective.student.proj_out(objective.decode(encoder_BSD, inputs_BL))
+    ce = F.cross_entropy(student_BLV.flatten(0, 1), labels_BL.flatten(), ignore_index=IGNORE)
+    p_BLV = F.softmax(teacher_BLV / WEIGHTS.temperature, dim=-1)
+    log_q_BLV = F.log_softmax(student_BLV / WEIGHTS.temperature, dim=-1)
+    mask_BL = labels_BL >= 0
+    kl = (F.kl_div(log_q_BLV, p_BLV, reduction="none").sum(dim=-1) * mask_BL).sum() / mask_BL.sum()
+    return WEIGHTS.ce * ce + WEIGHTS.kl * WEIGHTS.temperature**2 * kl
+
+
+@torch.no_grad()
+def equipped(batch: Batch, variant: str, objective: Objective, teacher: WhisperForConditionalGeneration) -> Batch:
+    """The batch with what its variant reads from disk in a real run."""
+    if variant not in ("stored", "cached"):
+        return batch
+    encoder_BSD = objective.encode(objective.mel(batch))
+    hidden = teacher.model.decoder(input_ids=batch.inputs_BL, encoder_hidden_states=encoder_BSD, use_cache=False)
+    logits_NV = teacher.proj_out(hidden.last_hidden_state[batch.predicted])
+    batch = replace(batch, stored=Stored(*split_tail(logits_NV, 32, WEIGHTS.temperature)))
+    return replace(batch, encoder_BSD=encoder_BSD) if variant == "cached" else batch
+
+
+def measure(variant: str, speech: Path, folder: Path, size: int, steps: int) -> dict[str, Any]:
+    """One warm-up step, then `steps` timed ones."""
+    model = load_model(folder)
+    student = cut_decoder(model, [0, 3])
+    student.model.encoder.requires_grad_(False)
+    live = LiveTeacher(folder, student, torch.device("cpu"), frozen=True, quantize=None) if variant == "live" else None
+    objective = Objective(student, WEIGHTS, freeze_encoder=True, teacher=live)
+    optimizer = torch.optim.AdamW([each for each in student.parameters() if each.requires_grad], lr=1e-4)
+    batches = [equipped(batch, variant, objective, model) for batch in batches_of(speech, folder, size, steps + 1)]
+    if variant in ("live", "stored", "cached"):
+        del model
+    loss_of: Callable[[Batch], torch.Tensor] = (
+        (lambda batch: reference_loss(objective, model, batch))
+        if variant == "reference"
+        else (lambda batch: objective(batch)[0] / batch.predicted.sum())
+    )
+    losses, stood = [], 0.0
+    for number, batch in enumerate(batches):
+        if number == 1:
+            started = time.perf_counter()
+        if number == 0:
+            Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
+            stood = psutil.Process().memory_info().rss
+        loss = loss_of(batch)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(float(loss))
+    seconds = time.perf_counter() - started
+    peak = next(int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line)
+    trained = 4 * 3 * sum(each.numel() for each in student.parameters() if each.requires_grad)
+    return {
+        "samples_per_s": round(size * steps / seconds, 3), "loss": losses,
+        # Gradients and AdamW's moments come with the first step and are the same for all: left out.
+        "activations_mb": round((peak * 1024 - stood - trained) / 1e6, 1),
+    }  # fmt: skip
+
+
+def main() -> None:
+    """Measure each variant in a fresh process, compare."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("speech", type=Path)
+    parser.add_argument("vocabulary", type=Path)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--variant", choices=VARIANTS)
+    given = parser.parse_args()
+    if given.variant:
+        print(json.dumps(measure(given.variant, given.speech, given.vocabulary, given.batch, given.steps)))
+        return
+    with tempfile.TemporaryDirectory() as place:
+        random_model("tiny", given.vocabulary, Path(place))
+        numbers = ["--batch", str(given.batch), "--steps", str(given.steps)]
+        rows = {}
+        for variant in VARIANTS:
+            command = [sys.executable, "-m", "tests.bench.train", str(given.speech), place, *numbers]
+            made = subprocess.run([*command, "--variant", variant], check=True, capture_output=True, text=True)
+            rows[variant] = json.loads(made.stdout.splitlines()[-1])
+    reference = rows["reference"]
+    ratios = {f"{name}_ratio": round(rows[name]["samples_per_s"] / reference["samples_per_s"], 2) for name in VARIANTS}
+    apart = {
+        f"{one} - {other}": float(f"{max(np.abs(np.subtract(rows[one]['loss'], rows[other]['loss']))):.2g}")
+        for one, other in (("live", "reference"), ("cached", "stored"))
+    }
+    print(json.dumps({
+        "bench": "train", **ratios,
+        "memory_ratio": round(rows["stored"]["activations_mb"] / reference["activations_mb"], 4),
+        "samples_per_s": {name: row["samples_per_s"] for name, row in rows.items()},
+        "activations_mb": {name: row["activations_mb"] for name, row in rows.items()},
+        "largest_loss_difference": apart, "batch_size": given.batch, "threads": torch.get_num_threads(),
+        "shape": "whisper-tiny, 2 of 4 decoder layers, 30 s window, random weights, AN4",
+    }))  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
