@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import httpx
 from huggingface_hub import HfApi, snapshot_download
 
 from data_prep.label_store import Label, merge_parts, read_labels, shards, write_part
@@ -26,6 +27,9 @@ configs:
 Whisper pseudo-labels, one row an utterance: {rows} rows, {hours} hours. Made with sottovoce by {teacher};
 the columns are described in its data_prep/label_store.py, schema version 2.
 """
+
+_REFUSED = (OSError, ValueError, httpx.HTTPError)
+"""What huggingface_hub raises for a wrong id, a missing token, no network."""
 
 
 def copy_label_set(source: str, utterances: Sequence[Utterance], folder: Path) -> None:
@@ -59,7 +63,7 @@ def _moved(label: Label, item: Utterance) -> Label:
 def _from_hub(source: str) -> Path:
     try:
         return Path(snapshot_download(source, repo_type="dataset", allow_patterns=["labels-*.parquet"]))
-    except (OSError, ValueError) as error:
+    except _REFUSED as error:
         raise UserError(
             f"labels.source {source}: no such folder, and the Hub did not give it ({type(error).__name__}); "
             "correct the path, or check the id, the network and the access token"
@@ -71,7 +75,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m data_prep.label_sets", description=main.__doc__)
     parser.add_argument("recipe", type=Path)
     parser.add_argument("repository", help="Hub id, owner/name")
-    parser.add_argument("--private", action="store_true")
+    parser.add_argument("--public", action="store_true", help="for all to see; private otherwise")
     given = parser.parse_args()
     recipe = load(given.recipe)
     folder = recipe.root / "labels"
@@ -80,7 +84,7 @@ def main() -> None:
         raise UserError(f"{folder}: expected finished labels, found none; run `sottovoce run {given.recipe}` first")
     api = HfApi()
     try:
-        api.create_repo(given.repository, repo_type="dataset", private=given.private, exist_ok=True)
+        api.create_repo(given.repository, repo_type="dataset", private=not given.public, exist_ok=True)
         card = _CARD.format(
             rows=record["counts"]["utterances"], hours=record["metrics"]["audio_hours"], teacher=recipe.teacher.model
         )
@@ -90,7 +94,7 @@ def main() -> None:
         api.upload_folder(
             folder_path=folder, repo_id=given.repository, repo_type="dataset", allow_patterns=["labels-*.parquet"]
         )
-    except (OSError, ValueError) as error:
+    except _REFUSED as error:
         raise UserError(
             f"push to {given.repository}: the Hub refused ({type(error).__name__}); check the id, the network and the "
             "access token"

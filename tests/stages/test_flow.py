@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -148,10 +149,15 @@ def _without_place_and_time(part: dict[str, object]) -> object:
     return values
 
 
+def test_a_label_set_that_cannot_be_pushed_is_one_line(finished: Path, run: Run) -> None:
+    done = run(sys.executable, "-m", "data_prep.label_sets", str(finished), "nobody/no-such-set")
+    assert done.returncode == 2
+    assert "push to nobody/no-such-set: the Hub refused" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
 def test_stages_run_by_themselves_with_overrides(finished: Path, run: Run, tmp_path: Path) -> None:
     shutil.copytree(finished.parent / "runs", tmp_path / "runs")
-    import sys
-
     place = f"runs={tmp_path / 'runs'}"
     done = run(sys.executable, "-m", "distill.student", str(finished), place, "student.decoder_layers=1")
     assert done.returncode == 0, done.stderr
