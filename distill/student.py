@@ -2,12 +2,13 @@
 
     python -m distill.student recipes/demo/recipe.yaml
 
-The encoder is copied whole; of the decoder, maximally spaced layers are kept, the first and the last among them
-(Shleifer and Rush 2020; Gandhi et al. 2023, arXiv 2311.00430, section 4).
+The encoder is copied whole unless the recipe cuts it. Where layers are cut, maximally spaced ones are kept, the first
+and the last among them (Shleifer and Rush 2020; Gandhi et al. 2023, arXiv 2311.00430, section 4).
 """
 
 import copy
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from recipes.errors import UserError, run_main
 from recipes.models import PROCESSOR_FILES, model_folder
 from recipes.stage import arguments, open_stage, write_json
 
+_LAYER = re.compile(r"(model\.(?:encoder|decoder)\.layers\.)(\d+)(\..*)")
+
 
 def main() -> None:
     """Load the teacher, cut, carry its processors over."""
@@ -27,41 +30,48 @@ def main() -> None:
     with open_stage(recipe, "student", command) as work:
         folder = model_folder(recipe.teacher.model)
         teacher = load_model(folder)
-        layers = spaced_layers(teacher.config.decoder_layers, recipe.student.decoder_layers)
-        student = cut_decoder(teacher, layers)
-        save_model(student, work.folder / "model", processors=folder, decoder_layers=layers)
+        config, section = teacher.config, recipe.student
+        encoder = spaced_layers(config.encoder_layers, section.encoder_layers or config.encoder_layers, "encoder")
+        decoder = spaced_layers(config.decoder_layers, section.decoder_layers, "decoder")
+        student = cut(teacher, encoder, decoder)
+        save_model(student, work.folder / "model", processors=folder, decoder_layers=decoder)
         work.finish(
             metrics={
-                "decoder_layers_kept": layers,
+                "encoder_layers_kept": encoder,
+                "decoder_layers_kept": decoder,
                 "teacher_parameters_m": parameters_m(teacher),
                 "student_parameters_m": parameters_m(student),
             }
         )
 
 
-def spaced_layers(teacher_layers: int, student_layers: int) -> list[int]:
+def spaced_layers(teacher_layers: int, student_layers: int, part: str) -> list[int]:
     """Indices of the kept layers: evenly spaced from the first to the last; the last alone for one layer."""
     if not 1 <= student_layers <= teacher_layers:
         raise UserError(
-            f"student.decoder_layers: expected 1 to {teacher_layers}, the teacher's depth, found {student_layers}"
+            f"student.{part}_layers: expected 1 to {teacher_layers}, the teacher's depth, found {student_layers}"
         )
     if student_layers == 1:
         return [teacher_layers - 1]
     return [int(layer) for layer in np.linspace(0, teacher_layers - 1, student_layers).round()]
 
 
-def cut_decoder(teacher: WhisperForConditionalGeneration, layers: list[int]) -> WhisperForConditionalGeneration:
-    """A copy of the teacher with these decoder layers only."""
+def cut(
+    teacher: WhisperForConditionalGeneration, encoder: list[int], decoder: list[int]
+) -> WhisperForConditionalGeneration:
+    """A copy of the teacher with these layers only."""
     config = copy.deepcopy(teacher.config)
-    config.decoder_layers = len(layers)
+    config.encoder_layers = config.num_hidden_layers = len(encoder)
+    config.decoder_layers = len(decoder)
     student = WhisperForConditionalGeneration(config)
     weights = {}
     for name, tensor in teacher.state_dict().items():
-        if name.startswith(prefix := "model.decoder.layers."):
-            number, rest = name.removeprefix(prefix).split(".", 1)
+        if (found := _LAYER.match(name)) is not None:
+            prefix, number, rest = found.groups()
+            layers = encoder if ".encoder." in prefix else decoder
             if int(number) not in layers:
                 continue
-            name = f"{prefix}{layers.index(int(number))}.{rest}"
+            name = f"{prefix}{layers.index(int(number))}{rest}"
         weights[name] = tensor
     student.load_state_dict(weights)
     student.tie_weights()

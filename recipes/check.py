@@ -23,12 +23,11 @@ def estimate(recipe: Recipe) -> list[str]:
     shape = teacher_shape(recipe.teacher.model)
     if shape is None:
         return [*lines, f"teacher {recipe.teacher.model}: of unknown shape until it is fetched; no estimates"]
-    if recipe.student.decoder_layers > shape.decoder_layers:
-        raise UserError(
-            f"student.decoder_layers: expected 1 to {shape.decoder_layers}, the depth of {recipe.teacher.model}, "
-            f"found {recipe.student.decoder_layers}"
-        )
-    student = shape.with_decoder_layers(recipe.student.decoder_layers)
+    for key in ("encoder_layers", "decoder_layers"):
+        kept, depth = getattr(recipe.student, key), getattr(shape, key)
+        if kept is not None and kept > depth:
+            raise UserError(f"student.{key}: expected 1 to {depth}, the depth of {recipe.teacher.model}, found {kept}")
+    student = shape.cut(recipe.student.encoder_layers, recipe.student.decoder_layers)
     lines += [_model_line("teacher", shape), _model_line("student", student)]
     if recipe.labels is not None and recipe.labels.source is None and recipe.labels.top_k:
         kept = 8 * recipe.labels.top_k * _TOKENS_PER_HOUR * (2 if recipe.labels.timestamps else 1)

@@ -78,7 +78,9 @@ class Student(Section):
     """What is cut from the teacher."""
 
     decoder_layers: int = Field(gt=0)
-    """Decoder layers kept, maximally spaced, first and last among them; the encoder is copied whole."""
+    """Decoder layers kept, maximally spaced, first and last among them."""
+    encoder_layers: int | None = Field(default=None, gt=0)
+    """Encoder layers kept in the same way; null copies it whole. A cut one wants train.freeze_encoder: false."""
 
 
 class Parity(Section):

@@ -28,9 +28,9 @@ class Shape:
             config["max_target_positions"], config["decoder_ffn_dim"],
         )  # fmt: skip
 
-    def with_decoder_layers(self, layers: int) -> "Shape":
-        """The same with another decoder depth."""
-        return replace(self, decoder_layers=layers)
+    def cut(self, encoder_layers: int | None, decoder_layers: int) -> "Shape":
+        """The same at another depth; None keeps the encoder's."""
+        return replace(self, encoder_layers=encoder_layers or self.encoder_layers, decoder_layers=decoder_layers)
 
     @property
     def _attention(self) -> int:

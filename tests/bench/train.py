@@ -36,7 +36,7 @@ from distill.examples import IGNORE, Example
 from distill.losses import Stored, Weights
 from distill.objective import Objective
 from distill.shapes import random_model
-from distill.student import cut_decoder
+from distill.student import cut
 from distill.teaching import LiveTeacher
 from eval.runtimes.torch import load_model
 from eval.runtimes.transcriber import Format
@@ -95,7 +95,7 @@ def equipped(batch: Batch, variant: str, objective: Objective, teacher: WhisperF
 def measure(variant: str, speech: Path, folder: Path, size: int, steps: int) -> dict[str, Any]:
     """One warm-up step, then `steps` timed ones."""
     model = load_model(folder)
-    student = cut_decoder(model, [0, 3])
+    student = cut(model, [0, 1, 2, 3], [0, 3])
     student.model.encoder.requires_grad_(False)
     live = LiveTeacher(folder, student, torch.device("cpu"), frozen=True, quantize=None) if variant == "live" else None
     objective = Objective(student, WEIGHTS, freeze_encoder=True, teacher=live)

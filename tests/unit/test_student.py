@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from distill.student import cut_decoder, parameters_m, save_model, spaced_layers
+from distill.student import cut, parameters_m, save_model, spaced_layers
 from eval.runtimes.torch import load_model
 from recipes.errors import UserError
 from recipes.shapes import Shape
@@ -18,7 +18,7 @@ from tests.conftest import TEACHER
 @given(st.integers(1, 48).flatmap(lambda depth: st.tuples(st.just(depth), st.integers(1, depth))))
 def test_layers_are_distinct_ordered_and_maximally_spaced(depths: tuple[int, int]) -> None:
     depth, kept = depths
-    layers = spaced_layers(depth, kept)
+    layers = spaced_layers(depth, kept, "decoder")
     assert len(set(layers)) == kept
     assert layers == sorted(layers)
     assert layers[-1] == depth - 1
@@ -30,12 +30,12 @@ def test_layers_are_distinct_ordered_and_maximally_spaced(depths: tuple[int, int
 
 def test_too_many_layers_are_refused() -> None:
     with pytest.raises(UserError, match=r"student.decoder_layers: expected 1 to 4, .* found 5"):
-        spaced_layers(4, 5)
+        spaced_layers(4, 5, "decoder")
 
 
 def test_a_full_copy_is_the_teacher() -> None:
     teacher = load_model(TEACHER)
-    student = cut_decoder(teacher, [0, 1, 2, 3])
+    student = cut(teacher, [0, 1, 2, 3], [0, 1, 2, 3])
     mel, tokens = torch.randn(1, 80, 700), torch.tensor([[257, 258, 260, 264]])
     with torch.no_grad():
         assert torch.equal(
@@ -46,7 +46,7 @@ def test_a_full_copy_is_the_teacher() -> None:
 
 def test_a_cut_keeps_the_encoder_and_its_layers_and_saves_all_other_loaders_read(tmp_path: Path) -> None:
     teacher = load_model(TEACHER)
-    student = cut_decoder(teacher, [0, 3])
+    student = cut(teacher, [0, 1, 2, 3], [0, 3])
     save_model(student, tmp_path, processors=TEACHER, decoder_layers=[0, 3])
     again = load_model(tmp_path)
     assert again.config.decoder_layers == 2
@@ -74,7 +74,7 @@ def test_alignment_heads_follow_their_layers(tmp_path: Path) -> None:
     (processors / "generation_config.json").write_text(
         json.dumps(generation | {"alignment_heads": [[0, 1], [2, 0], [3, 2]]})
     )
-    student = cut_decoder(load_model(TEACHER), [0, 3])
+    student = cut(load_model(TEACHER), [0, 1, 2, 3], [0, 3])
     save_model(student, tmp_path / "out", processors=processors, decoder_layers=[0, 3])
     saved = json.loads((tmp_path / "out" / "generation_config.json").read_text())
     assert saved["alignment_heads"] == [[0, 1], [1, 2]]

@@ -13,7 +13,7 @@ from data_prep.memory import batch_size, clip_bytes
 from data_prep.pseudo_label import label_batch
 from data_prep.teacher import Heard, Teacher
 from distill.losses import Stored, stored_kl
-from distill.student import cut_decoder
+from distill.student import cut
 from eval.audio import read_audio
 from eval.runtimes.torch import TorchRuntime, load_model
 from eval.runtimes.transcriber import Transcriber
@@ -88,7 +88,7 @@ def live_logits(model: WhisperForConditionalGeneration, clip: np.ndarray, decodi
 @pytest.mark.parametrize("written", ["plain", "timed"])
 def test_the_stored_distribution_is_the_live_one(clips: list[np.ndarray], heard: list[Heard], written: str) -> None:
     model = load_model(TEACHER)
-    student = cut_decoder(model, [0, 3])
+    student = cut(model, [0, 1, 2, 3], [0, 3])
     for clip, one in zip(clips, heard, strict=True):
         decoding = getattr(one, written)
         kept = decoding.distribution
