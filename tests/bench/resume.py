@@ -20,6 +20,10 @@ from tests.stages.conftest import sottovoce, write_recipe
 from tests.stages.test_labels import folder
 
 
+def losses(metrics: Path) -> list[float]:
+    return [row["loss"] for row in map(json.loads, metrics.read_text().splitlines()) if "loss" in row]
+
+
 def main() -> None:
     """SIGKILL and SIGTERM by turns, each after a random number of further steps."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -29,7 +33,8 @@ def main() -> None:
     given = parser.parse_args()
     options = [
         "--until", "train", "corpus.limit=100", f"train.steps={given.steps}", "train.eval_steps=50",
-        "train.save_steps=3", "train.workers=1", "train.ema_decay=0.99", "labels.timestamps=true", "train.timestamps=0.5",
+        "train.save_steps=3", "train.workers=1", "train.ema_decay=0.99", "labels.timestamps=true",
+        "train.timestamps=0.5",
     ]  # fmt: skip
     draw, stood = random.Random(0), []
     with tempfile.TemporaryDirectory() as place:

@@ -37,7 +37,7 @@ def run() -> Run:
     """Run a command from the project's folder; its output is captured."""
 
     def start(*command: str, **options: object) -> "subprocess.CompletedProcess[str]":
-        environment = os.environ | {"OMP_NUM_THREADS": "2", "HF_HUB_OFFLINE": "1"}
+        environment = {"OMP_NUM_THREADS": "2"} | os.environ | {"HF_HUB_OFFLINE": "1"}
         return subprocess.run(
             command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, **options  # type: ignore[call-overload]
         )  # fmt: skip
