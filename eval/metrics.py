@@ -1,17 +1,11 @@
-"""Word and character error rates, over a whole corpus, with bootstrap intervals.
-
-jiwer counts the errors; `evaluate.Metric` is its face without the script that `evaluate.load` would download.
-"""
+"""Word and character error rates, counted by jiwer over a whole corpus, with bootstrap intervals."""
 
 import json
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import datasets
-import evaluate
 import jiwer
 import numpy as np
 from transformers.models.whisper.english_normalizer import BasicTextNormalizer, EnglishTextNormalizer
@@ -96,27 +90,6 @@ def bootstrap(errors: Errors, minus: Errors | None = None, *, resamples: int, se
     rates_R = 100.0 * edits[draws_RU].sum(axis=1) / units_R
     low, high = np.percentile(rates_R, [2.5, 97.5])
     return Interval(100.0 * float(edits.sum()) / max(1, int(errors.units.sum())), float(low), float(high))
-
-
-class ErrorRate(evaluate.Metric):
-    """Corpus error rate in percent with its edit counts: `ErrorRate("wer")` or `ErrorRate("cer")`."""
-
-    def _info(self) -> Any:
-        return evaluate.MetricInfo(
-            description="Word or character error rate over a whole corpus, counted by jiwer.",
-            citation="",
-            features=datasets.Features({side: datasets.Value("string") for side in ("predictions", "references")}),
-        )  # fmt: skip
-
-    def _compute(self, predictions: Sequence[str], references: Sequence[str]) -> dict[str, float]:
-        errors = count_errors(references, predictions, characters=self.config_name == "cer")
-        return {
-            self.config_name: errors.rate,
-            "substitutions": int(errors.substitutions.sum()),
-            "deletions": int(errors.deletions.sum()),
-            "insertions": int(errors.insertions.sum()),
-            "units": int(errors.units.sum()),
-        }
 
 
 def error_rate(references: Sequence[str], hypotheses: Sequence[str]) -> float:

@@ -15,7 +15,8 @@ from typing import Any
 from tqdm import tqdm
 
 from eval.audio import read_audio
-from eval.metrics import ErrorRate, Errors, bootstrap, count_errors, normalizer
+from eval.error_rate import ErrorRate
+from eval.metrics import Errors, bootstrap, count_errors, normalizer
 from eval.systems import System, open_transcriber, systems
 from eval.utterances import Utterance, read_utterances
 from recipes.errors import UserError, run_main

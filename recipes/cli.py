@@ -107,8 +107,15 @@ def _start(recipe: Recipe, spec: Spec, given: argparse.Namespace) -> None:
         launch, script = rest
         configuration = ["--config_file", str(recipe.launch)] if recipe.launch else []
         environment = _threads(recipe.launch) | environment
-        command = [sys.executable, "-m", "accelerate.commands.accelerate_cli", launch, "--quiet", *configuration,
-                   str(_HOME / script)]  # fmt: skip
+        # `accelerate launch` itself, without two seconds of importing its other commands.
+        command = [
+            sys.executable,
+            "-m",
+            f"accelerate.commands.{launch}",
+            "--quiet",
+            *configuration,
+            str(_HOME / script),
+        ]
     else:
         command = [sys.executable, *rest]
     code = _wait(subprocess.Popen([*command, str(given.recipe), *given.overrides], env=environment))

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eval.metrics import ErrorRate, Errors, bootstrap, count_errors, normalizer
+from eval.error_rate import ErrorRate
+from eval.metrics import Errors, bootstrap, count_errors, normalizer
 from recipes.errors import UserError
 from tests.conftest import TEACHER
 
