@@ -43,8 +43,8 @@ def natural_length(model: WhisperForConditionalGeneration) -> None:
     told: dict[str, torch.Tensor] = {}
     decoder, end = model.model.decoder, int(model.generation_config.eos_token_id)
 
-    def after_encoder(_module: Any, inputs: Any, output: Any) -> None:
-        mel_BFT = inputs[0]
+    def after_encoder(_module: Any, inputs: Any, given: dict[str, Any], output: Any) -> None:
+        mel_BFT = inputs[0] if inputs else given["input_features"]
         loud_BT = mel_BFT.amax(dim=1) > mel_BFT.amin(dim=(1, 2))[:, None] + 1e-3
         # The states carry the length to the decoder, whichever rows an engine keeps.
         output.last_hidden_state[:, 0, 0] = (loud_BT.sum(dim=1) * TOKENS_PER_SECOND / 100).round()
@@ -58,7 +58,7 @@ def natural_length(model: WhisperForConditionalGeneration) -> None:
         logits[..., end] = torch.where(told["over"], 1e4, -1e4)[:, None]
         return logits
 
-    model.model.encoder.register_forward_hook(after_encoder)
+    model.model.encoder.register_forward_hook(after_encoder, with_kwargs=True)
     decoder.register_forward_pre_hook(before_decoder, with_kwargs=True)
     model.proj_out.register_forward_hook(after_head)
 
