@@ -47,6 +47,10 @@ class Trainer:
                 f"train.batch_size: expected at least one utterance for each of {accelerator.num_processes} "
                 f"processes, found {section.batch_size}"
             )
+        if accelerator.device.type == "cpu":
+            # Some gradients add up in the order in which threads come; this fixes the order, so that runs repeat.
+            torch.use_deterministic_algorithms(True, warn_only=True)
+            torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         self.student = load_model(self.folder)
         self.student.model.encoder.requires_grad_(not section.freeze_encoder)
         if section.gradient_checkpointing:

@@ -20,6 +20,7 @@ from tests.stages.conftest import Run, sottovoce, write_recipe
 from tests.stages.test_labels import two_processes
 
 LABELS = ["labels.top_k=586", "labels.timestamps=true"]
+LONGER = ["train.steps=30", "train.eval_steps=15", "train.ema_decay=0.9", "train.timestamps=0.5"]
 STEPS = ["train.steps=6", "train.eval_steps=6", "train.save_steps=2"]
 
 
@@ -63,6 +64,14 @@ GOLDEN = [
 ]  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def longer(labelled: Path, run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An uninterrupted run of more steps: sums that depend on the order of threads showed after twenty."""
+    place = tmp_path_factory.mktemp("trained") / "longer"
+    assert run(*trained(labelled, place, *LONGER)).returncode == 0
+    return place
+
+
 def test_the_first_losses_are_golden(labelled: Path, run: Run, tmp_path: Path) -> None:
     assert run(*trained(labelled, tmp_path / "a", "train.steps=20", "train.eval_steps=20")).returncode == 0
     np.testing.assert_allclose(losses(tmp_path / "a"), GOLDEN, rtol=1e-2)
@@ -91,10 +100,10 @@ def test_every_way_has_the_same_losses(
 
 @pytest.mark.parametrize("how", ["SIGTERM", "SIGKILL"])
 def test_stopped_at_any_moment_the_weights_are_those_of_an_uninterrupted_run(
-    plain: Path, labelled: Path, run: Run, tmp_path: Path, how: str
+    longer: Path, labelled: Path, run: Run, tmp_path: Path, how: str
 ) -> None:
     place, other = tmp_path / "other", {"SIGTERM": "train.optimizer=adamw", "SIGKILL": "train.save_steps=1"}[how]
-    command = trained(labelled, place, other)
+    command = trained(labelled, place, *LONGER, other)
     log = place / "runs" / "small" / "train.partial" / "metrics.jsonl"
 
     def steps() -> int:
@@ -122,8 +131,8 @@ def test_stopped_at_any_moment_the_weights_are_those_of_an_uninterrupted_run(
     done = run(*command)
     assert done.returncode == 0, done.stderr
     assert "going on from step" in done.stderr + done.stdout
-    assert losses(place) == losses(plain)
-    assert all(weights(plain)[name].equal(tensor) for name, tensor in weights(place).items())
+    assert losses(place) == losses(longer)
+    assert all(weights(longer)[name].equal(tensor) for name, tensor in weights(place).items())
 
 
 @pytest.mark.parametrize(
