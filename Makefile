@@ -39,8 +39,8 @@ check: lint types test ## lint, types, tests
 bench: setup ## one JSON line a benchmark: the demo's exports, labelling, training
 	$(BIN)/sottovoce run recipes/demo/recipe.yaml --from benchmark --until benchmark
 	@$(BIN)/python -m eval.bench recipes/demo/recipe.yaml
-	@$(BIN)/python -m tests.bench.label $(SPEECH) $(VOCABULARY) 2>/dev/null
-	@$(BIN)/python -m tests.bench.train $(SPEECH) $(VOCABULARY) 2>/dev/null
+	@$(BIN)/python -m tests.bench.label $(SPEECH) $(VOCABULARY)
+	@$(BIN)/python -m tests.bench.train $(SPEECH) $(VOCABULARY)
 
 clean: ## remove runs and caches; keep the environment
 	rm -rf runs .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info
