@@ -45,20 +45,22 @@ class Augmentation:
             clip = _with_noise(clip, noise, draw.uniform(*settings.snr_db), int(draw.integers(len(noise))))
         return clip.astype(np.float32)
 
-    def mask(self, mel_BFT: torch.Tensor, draws: Sequence[tuple[str, int]]) -> torch.Tensor:
+    def mask(self, mel_BFT: torch.Tensor, draws: Sequence[tuple[str, int, float]]) -> torch.Tensor:
         """SpecAugment (Park et al. 2019, arXiv 1904.08779): stretches of time and bands of mel bins at the mean.
 
-        `draws`: utterance and epoch of each clip.
+        `draws`: utterance, epoch and seconds of each clip. Time masks fall within the clip, not the silence after it,
+        and cover a fifth of it each at most: half a second would hide a whole digit.
         """
         settings = self.settings
         if not settings.time_masks and not settings.mel_masks:
             return mel_BFT
         mel_BFT = mel_BFT.clone()
-        bins, frames = mel_BFT.shape[1:]
-        for mel_FT, (name, epoch) in zip(mel_BFT, draws, strict=True):
-            draw, mean = self._draw(f"mask {name}", epoch), mel_FT.mean()
+        bins = mel_BFT.shape[1]
+        for mel_FT, (name, epoch, seconds) in zip(mel_BFT, draws, strict=True):
+            frames = min(mel_FT.shape[1], 1 + round(100 * seconds))
+            draw, mean = self._draw(f"mask {name}", epoch), mel_FT[:, :frames].mean()
             for _ in range(settings.time_masks):
-                width = int(draw.integers(1 + round(100 * settings.time_mask_seconds)))
+                width = int(draw.integers(1 + round(min(100 * settings.time_mask_seconds, frames / 5))))
                 start = int(draw.integers(max(1, frames - width)))
                 mel_FT[:, start : start + width] = mean
             for _ in range(settings.mel_masks):

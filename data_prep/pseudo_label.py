@@ -1,4 +1,4 @@
-"""Stage `labels`: the teacher transcribes the train and validation audio.
+"""Stage `labels`: the teacher transcribes the train and validation audio, or its own transcripts are taken.
 
 accelerate launch data_prep/pseudo_label.py recipes/demo/recipe.yaml
 """
@@ -21,6 +21,7 @@ from tqdm import tqdm
 from data_prep.label_sets import copy_label_set
 from data_prep.label_store import Decoding, Label, finished_parts, is_merged, merge_parts, read_labels, write_part
 from data_prep.memory import batch_size, out_of_memory
+from data_prep.references import reference_labels
 from data_prep.teacher import Heard, Teacher
 from eval.audio import SAMPLE_RATE, AudioError, read_audio
 from eval.utterances import Utterance, read_utterances
@@ -46,6 +47,10 @@ def main() -> None:
         if section.source is not None:
             if main_process:
                 copy_label_set(section.source, utterances, work.folder)
+        elif section.text != "teacher":
+            if main_process:
+                write_part(work.folder, 0, reference_labels(recipe, utterances))
+                merge_parts(work.folder, len(utterances), section.shard_rows)
         else:
             if not is_merged(work.folder, len(utterances)):
                 label_all(recipe, section, work, utterances, processes)

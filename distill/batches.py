@@ -14,9 +14,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from data_prep.augment import Augmentation
 from data_prep.label_store import Label
+from data_prep.sources import share
+from distill.ctc import SAMPLES_PER_POSITION
 from distill.examples import IGNORE, Drawing, Example
 from distill.losses import Stored
-from eval.audio import read_audio
+from eval.audio import SAMPLE_RATE, read_audio
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,10 @@ class Batch:
     """Cached encoder states; the samples are then left empty."""
     stored: Stored | None = None
     """The teacher's distribution at the predicted tokens, row by row."""
+    seconds: list[float] = field(default_factory=list)
+    """Of audio in each clip; the rest of the window is silence."""
+    texts: list[list[int]] = field(default_factory=list)
+    """Tokens without prompt, timestamps and end of text."""
 
     @property
     def predicted(self) -> torch.Tensor:
@@ -72,20 +78,18 @@ class Collate:
     states: States | None = None
     stored: Callable[[Sequence[Example]], Stored] | None = None
     augment: Augmentation | None = None
+    full_window: float = 1.0
+    """Share of batches padded to the whole window; the others to their longest clip."""
 
     def __call__(self, examples: Sequence[Example]) -> Batch:
         """One batch of these examples."""
-        samples_BN = np.zeros((len(examples), 0 if self.states else self.window_samples), np.float32)
+        clips = [np.zeros(0, np.float32) if self.states else self._clip(example) for example in examples]
+        samples_BN = np.zeros((len(examples), 0 if self.states else self._window(examples, clips)), np.float32)
         longest = max(len(example.inputs) for example in examples)
         inputs_BL = np.full((len(examples), longest), self.pad_token, np.int64)
         labels_BL = np.full((len(examples), longest), IGNORE, np.int64)
         for index, example in enumerate(examples):
-            if self.states is None:
-                clip = read_audio(example.label.audio)
-                if self.augment is not None:
-                    clip = self.augment(clip, example.label.id, example.epoch)
-                clip = clip[: self.window_samples]
-                samples_BN[index, : len(clip)] = clip
+            samples_BN[index, : len(clips[index])] = clips[index]
             inputs_BL[index, : len(example.inputs)] = example.inputs
             labels_BL[index, : len(example.targets)] = example.targets
         ids = [example.label.id for example in examples]
@@ -93,7 +97,22 @@ class Collate:
         return Batch(
             ids, samples, inputs, labels, [example.epoch for example in examples],
             self.states[ids] if self.states else None, self.stored(examples) if self.stored else None,
+            [len(clip) / SAMPLE_RATE for clip in clips], [example.text for example in examples],
         )  # fmt: skip
+
+    def _clip(self, example: Example) -> np.ndarray:
+        clip = read_audio(example.label.audio)
+        if self.augment is not None:
+            clip = self.augment(clip, example.label.id, example.epoch)
+        return clip[: self.window_samples]
+
+    def _window(self, examples: Sequence[Example], clips: Sequence[np.ndarray]) -> int:
+        """Samples that the batch is padded to: a whole number of encoder positions."""
+        first = examples[0]
+        if self.full_window == 1 or share(f"window {first.epoch} {first.label.id}") < self.full_window:
+            return self.window_samples
+        longest = max(len(clip) for clip in clips)
+        return min(self.window_samples, -(-longest // SAMPLES_PER_POSITION) * SAMPLES_PER_POSITION)
 
 
 class Order:
@@ -101,10 +120,10 @@ class Order:
 
     def __init__(
         self, labels: Sequence[Label], batch_size: int, seed: int, weights: Mapping[str, float] | None = None,
-        bucket_batches: int = 1,
+        bucket_batches: int = 1, curriculum: int = 0, by_seconds: bool = False,
     ):  # fmt: skip
         self.labels, self.batch_size, self.seed, self.bucket_batches = labels, batch_size, seed, bucket_batches
-        weights = weights or {}
+        weights, self.curriculum = weights or {}, curriculum
         rows: dict[float, list[int]] = {}
         for index, label in enumerate(labels):
             rows.setdefault(weights.get(label.source, 1.0), []).append(index)
@@ -112,17 +131,29 @@ class Order:
         self._groups = [(np.array(group), round(weight * len(group))) for weight, group in rows.items()]
         self.epoch_size = sum(draws for _, draws in self._groups)
         assert self.epoch_size, "weights leave nothing to draw"
-        self._lengths = np.array([len(label.plain.tokens) for label in labels])
+        self._lengths = np.array([label.seconds if by_seconds else len(label.plain.tokens) for label in labels])
+        self._by_seconds = np.argsort([label.seconds for label in labels], kind="stable")
+        self._chances = np.array([weights.get(label.source, 1.0) for label in labels])
         self._epoch = lru_cache(maxsize=2)(self._draw_epoch)
 
     def __call__(self, step: int) -> list[tuple[Label, int]]:
         """The rows of a step, counted from 0, each with its epoch."""
-        first, rows = step * self.batch_size, list[tuple[Label, int]]()
+        if step < self.curriculum:
+            return self._draw_early(step)
+        first, rows = (step - self.curriculum) * self.batch_size, list[tuple[Label, int]]()
         while len(rows) < self.batch_size:
             epoch, offset = divmod(first + len(rows), self.epoch_size)
             wanted = slice(offset, offset + self.batch_size - len(rows))
             rows += [(self.labels[index], epoch) for index in self._epoch(epoch)[wanted]]
         return rows
+
+    def _draw_early(self, step: int) -> list[tuple[Label, int]]:
+        """From the shortest utterances, of which each step knows a few more; each step counts as an epoch."""
+        known = max(self.batch_size, len(self.labels) * (step + 1) // self.curriculum)
+        rows = self._by_seconds[:known]
+        chances = self._chances[rows] / self._chances[rows].sum()
+        drawn = np.random.default_rng((self.seed, step)).choice(rows, self.batch_size, p=chances)
+        return [(self.labels[index], step) for index in drawn]
 
     def _draw_epoch(self, epoch: int) -> np.ndarray:
         """Each group goes on in its own endless permutations, so that a weight of 0.5 sees all rows in two epochs."""

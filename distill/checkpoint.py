@@ -6,7 +6,7 @@ the step too, so the step number is the data position.
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,11 @@ Tensors = dict[str, torch.Tensor]
 
 
 def save_checkpoint(
-    folder: Path, step: int, models: dict[str, Tensors], optimizer: torch.optim.Optimizer, extra: dict[str, Any]
+    folder: Path, step: int, models: dict[str, Tensors], moments: dict[Any, dict[str, Any]], extra: dict[str, Any]
 ) -> None:
     """Write `step-NNNNNNN` below folder; older checkpoints are removed once it stands.
 
-    `models` is a file name and its weights, each.
+    `models` is a file name and its weights, each; `moments` the optimiser's state by parameter.
     """
     final = folder / f"step-{step:07d}"
     beside = folder / f".{final.name}"
@@ -31,14 +31,11 @@ def save_checkpoint(
     beside.mkdir(parents=True)
     for name, weights in models.items():
         save_file({key: tensor.contiguous() for key, tensor in weights.items()}, beside / f"{name}.safetensors")
-    state = optimizer.state_dict()
-    leaves = dict(_leaves(state["state"]))
+    leaves = dict(_leaves(moments))
     tensors = {name: value for name, value in leaves.items() if isinstance(value, torch.Tensor)}
     numbers = {name: value for name, value in leaves.items() if name not in tensors}
     save_file(_apart(tensors), beside / "optimizer.safetensors")
-    write_json(
-        beside / "state.json", {"step": step, "param_groups": state["param_groups"], "numbers": numbers, **extra}
-    )
+    write_json(beside / "state.json", {"step": step, "numbers": numbers, **extra})
     shutil.rmtree(final, ignore_errors=True)
     beside.rename(final)
     for older in folder.glob("*step-*"):
@@ -52,25 +49,19 @@ def latest_checkpoint(folder: Path) -> Path | None:
 
 
 def load_checkpoint(
-    checkpoint: Path, models: dict[str, torch.nn.Module], optimizer: torch.optim.Optimizer
-) -> dict[str, Any]:
-    """Put weights and optimiser state back; the JSON state is returned."""
-    for name, model in models.items():
-        device = next(model.parameters()).device
-        # Tied weights are stored once, so the head is missing by name.
-        found = load_file(checkpoint / f"{name}.safetensors", device=str(device))
-        _, unexpected = model.load_state_dict(found, strict=False)
-        assert not unexpected, unexpected
+    checkpoint: Path, models: Iterable[str], device: torch.device
+) -> tuple[dict[str, Tensors], dict[Any, dict[str, Any]], dict[str, Any]]:
+    """Weights by file name, optimiser state by parameter, and what else was kept."""
+    weights = {name: load_file(checkpoint / f"{name}.safetensors", device=str(device)) for name in models}
     state: dict[str, Any] = json.loads((checkpoint / "state.json").read_text())
-    kept: dict[Any, Any] = {}
+    moments: dict[Any, Any] = {}
     for key, value in [*load_file(checkpoint / "optimizer.safetensors").items(), *state.pop("numbers").items()]:
         parameter, *groups, name = key.split("/")
-        values = kept.setdefault(int(parameter), {})
+        values = moments.setdefault(int(parameter) if parameter.isdigit() else parameter, {})
         for group in groups:  # bitsandbytes keeps its own in a dictionary of its own
             values = values.setdefault(group, {})
         values[name] = value
-    optimizer.load_state_dict({"state": kept, "param_groups": state.pop("param_groups")})
-    return state
+    return weights, moments, state
 
 
 def _leaves(values: dict[Any, Any], path: str = "") -> Iterator[tuple[str, Any]]:

@@ -39,6 +39,12 @@ class Example:
         given = len(self.previous) + self.written.prompt_length - 1
         return [IGNORE] * given + self.written.tokens[self.written.prompt_length :]
 
+    @property
+    def text(self) -> list[int]:
+        """Its tokens without prompt, timestamps and end of text."""
+        plain = self.label.plain
+        return plain.tokens[plain.prompt_length : -1 if plain.ended else None]
+
 
 @dataclass(frozen=True)
 class Drawing:

@@ -64,6 +64,8 @@ class Weights:
     ce: float
     kl: float
     temperature: float
+    ctc: float = 0.0
+    """Of the auxiliary loss on the encoder (`distill.ctc`)."""
 
 
 def distillation_loss(

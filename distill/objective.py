@@ -3,13 +3,18 @@
 B batch, F mel bins, T mel frames, S encoder positions, D width, L tokens, N valid tokens.
 """
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
+from torch.nn.functional import gelu
 from transformers import WhisperForConditionalGeneration
+from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from data_prep.augment import Augmentation
 from data_prep.features import LogMel
 from distill.batches import Batch
+from distill.ctc import CTC
 from distill.losses import Teaching, Weights, head_loss
 from distill.teaching import LiveTeacher
 
@@ -24,13 +29,21 @@ class Objective(torch.nn.Module):
         super().__init__()
         self.student, self.weights, self.freeze_encoder = student, weights, freeze_encoder
         self.log_mel = LogMel(student.config.num_mel_bins)
+        self.ctc = CTC(student.config.d_model, student.config.vocab_size) if weights.ctc else None
         # Not modules of this one: a frozen teacher is neither wrapped, synchronised nor saved.
         self._outside = (teacher, augment)
 
-    def forward(self, batch: Batch, scale: float = 1.0) -> Tensor:
-        """Sums [3] over the valid tokens of loss, CE and KL; the first carries the gradient.
+    def of(self, student: WhisperForConditionalGeneration) -> "Objective":
+        """The same loss of another student, bare of wrappers and of the auxiliary head."""
+        teacher, augment = self._outside
+        weights = replace(self.weights, ctc=0.0)
+        other = Objective(student, weights, freeze_encoder=self.freeze_encoder, teacher=teacher, augment=augment)
+        return other.to(student.device)
 
-        `scale` is the loss scale of fp16 training (`losses.head_loss`).
+    def forward(self, batch: Batch, scale: float = 1.0) -> Tensor:
+        """Sums [4] of loss, CE and KL over the valid tokens, and of CTC over the utterances.
+
+        The first carries the gradient. `scale` is the loss scale of fp16 training (`losses.head_loss`).
         """
         teacher, _ = self._outside
         mel_BFT = None if batch.encoder_BSD is not None else self.mel(batch)
@@ -46,7 +59,11 @@ class Objective(torch.nn.Module):
 
         hidden_ND = self.decode(encoder_BSD, batch.inputs_BL)[valid_BL]
         labels_N = batch.labels_BL[valid_BL]
-        return head_loss(hidden_ND, self.student.proj_out.weight, labels_N, teaching, self.weights, scale=scale)
+        sums = head_loss(hidden_ND, self.student.proj_out.weight, labels_N, teaching, self.weights, scale=scale)
+        ctc = torch.zeros_like(sums[0])
+        if self.ctc is not None and self.training:
+            ctc = self.ctc(encoder_BSD, torch.tensor(batch.seconds), batch.texts)
+        return torch.stack([sums[0] + self.weights.ctc * ctc, sums[1], sums[2], ctc.detach()])
 
     @torch.no_grad()
     def mel(self, batch: Batch) -> Tensor:
@@ -54,13 +71,16 @@ class Objective(torch.nn.Module):
         mel_BFT: Tensor = self.log_mel(batch.samples_BN)
         augment = self._outside[1]
         if augment is not None and self.training:
-            mel_BFT = augment.mask(mel_BFT, list(zip(batch.ids, batch.epochs, strict=True)))
+            mel_BFT = augment.mask(mel_BFT, list(zip(batch.ids, batch.epochs, batch.seconds, strict=True)))
         return mel_BFT
 
     def encode(self, mel_BFT: Tensor) -> Tensor:
         """Encoder states [B, S, D], without gradient where the encoder is frozen."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_encoder):
-            states_BSD: Tensor = self.student.model.encoder(mel_BFT).last_hidden_state
+            encoder = self.student.model.encoder
+            if mel_BFT.shape[-1] < 2 * encoder.config.max_source_positions:
+                return _encode_short(encoder, mel_BFT)
+            states_BSD: Tensor = encoder(mel_BFT).last_hidden_state
             return states_BSD
 
     def decode(self, encoder_BSD: Tensor, inputs_BL: Tensor) -> Tensor:
@@ -68,3 +88,14 @@ class Objective(torch.nn.Module):
         decoded = self.student.model.decoder(input_ids=inputs_BL, encoder_hidden_states=encoder_BSD, use_cache=False)
         hidden_BLD: Tensor = decoded.last_hidden_state
         return hidden_BLD
+
+
+def _encode_short(encoder: WhisperEncoder, mel_BFT: Tensor) -> Tensor:
+    """States [B, S, D] of less than the window, which transformers' own forward refuses."""
+    hidden_BDS = gelu(encoder.conv2(gelu(encoder.conv1(mel_BFT))))
+    hidden_BSD = hidden_BDS.transpose(1, 2)
+    hidden_BSD = hidden_BSD + encoder.embed_positions.weight[: hidden_BSD.shape[1]]
+    for layer in encoder.layers:
+        hidden_BSD = layer(hidden_BSD, None)
+    states_BSD: Tensor = encoder.layer_norm(hidden_BSD)
+    return states_BSD

@@ -4,6 +4,7 @@
 
 The encoder is copied whole unless the recipe cuts it. Where layers are cut, maximally spaced ones are kept, the first
 and the last among them (Shleifer and Rush 2020; Gandhi et al. 2023, arXiv 2311.00430, section 4).
+With `student.init: scratch` the shape alone is kept, and the weights are random.
 """
 
 import copy
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from transformers import WhisperForConditionalGeneration
 
 from eval.runtimes.torch import load_model
@@ -34,6 +36,8 @@ def main() -> None:
         encoder = spaced_layers(config.encoder_layers, section.encoder_layers or config.encoder_layers, "encoder")
         decoder = spaced_layers(config.decoder_layers, section.decoder_layers, "decoder")
         student = cut(teacher, encoder, decoder)
+        if section.init == "scratch":
+            student = from_scratch(student, recipe.seed)
         save_model(student, work.folder / "model", processors=folder, decoder_layers=decoder)
         work.finish(
             metrics={
@@ -77,6 +81,21 @@ def cut(
     student.tie_weights()
     student.generation_config = teacher.generation_config
     return student.eval()
+
+
+def from_scratch(like: WhisperForConditionalGeneration, seed: int) -> WhisperForConditionalGeneration:
+    """Random weights in the same shape.
+
+    transformers draws every weight with a standard deviation of 0.02, which leaves the audio in a small model a tenth
+    of the sinusoidal positions it is added to: nothing was learnt of it in a thousand steps. He's initialisation of the
+    convolutions (He et al. 2015, arXiv 1502.01852) makes both alike.
+    """
+    torch.manual_seed(seed)
+    model = WhisperForConditionalGeneration(like.config)
+    for convolution in (model.model.encoder.conv1, model.model.encoder.conv2):
+        torch.nn.init.kaiming_normal_(convolution.weight)
+    model.generation_config = like.generation_config
+    return model
 
 
 def save_model(

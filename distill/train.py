@@ -49,7 +49,10 @@ def main() -> None:
         first_step = trainer.resume()
         # 3. The steps.
         collate = equip(collate, recipe, section, trainer, train)
-        order = Order(train, section.batch_size, recipe.seed, section.source_weights, section.bucket_batches)
+        order = Order(
+            train, section.batch_size, recipe.seed, section.source_weights, section.bucket_batches,
+            section.curriculum_steps, by_seconds=section.full_window < 1,
+        )  # fmt: skip
         drawing = Drawing(
             section.timestamps, section.previous_text, form.start_of_previous, form.max_length, recipe.seed
         )
@@ -80,11 +83,12 @@ def split(recipe: Recipe) -> tuple[list[Label], list[Label]]:
 def equip(collate: Collate, recipe: Recipe, section: Train, trainer: Trainer, labels: list[Label]) -> Collate:
     """The training batches' extras: augmented audio or cached encoder states, stored teacher."""
     accelerator, folder = trainer.accelerator, trainer.work.folder
+    collate = replace(collate, full_window=section.full_window)
     if section.augment is not None:
         collate = replace(collate, augment=Augmentation.of(section.augment, recipe.seed))
     if section.cache_encoder:
         states = encoder_cache.build(
-            folder / "encoder_states.npy", labels, collate, trainer.encode, batch_size=section.batch_size,
+            folder / "encoder_states.npy", labels, collate, trainer.encoder(), batch_size=section.batch_size,
             rank=accelerator.process_index, world=accelerator.num_processes, wait=accelerator.wait_for_everyone,
         )  # fmt: skip
         collate = replace(collate, states=states)

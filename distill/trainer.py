@@ -5,7 +5,7 @@ import math
 import shutil
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -24,6 +24,7 @@ from distill.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoi
 from distill.examples import Drawing
 from distill.losses import Weights
 from distill.objective import Objective
+from distill.strategy import DeepSpeed, prepared, without_head
 from distill.student import save_model
 from distill.teaching import LiveTeacher
 from distill.validation import Validation
@@ -53,10 +54,11 @@ class Trainer:
             torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         self.student = load_model(self.folder)
         self.student.model.encoder.requires_grad_(not section.freeze_encoder)
+        self.student.model.encoder.embed_positions.requires_grad_(False)  # sinusoids, by Whisper's design
         if section.gradient_checkpointing:
             self.student.gradient_checkpointing_enable({"use_reentrant": False})
         objective = Objective(
-            self.student, Weights(section.ce_weight, section.kl_weight, section.temperature),
+            self.student, Weights(section.ce_weight, section.kl_weight, section.temperature, section.ctc_weight),
             freeze_encoder=section.freeze_encoder, teacher=self._teacher(),
             augment=Augmentation.of(section.augment, recipe.seed) if section.augment else None,
         )  # fmt: skip
@@ -70,9 +72,9 @@ class Trainer:
             if section.ema_decay
             else None
         )
-        trainable = [parameter for parameter in self.student.parameters() if parameter.requires_grad]
-        self.model, self.optimizer = accelerator.prepare(
-            objective, optimization.optimizer(section, trainable, accelerator.device)
+        trainable = [parameter for parameter in objective.parameters() if parameter.requires_grad]
+        self.model, self.optimizer, self.strategy = prepared(
+            accelerator, section, objective, optimization.optimizer(section, trainable, accelerator.device)
         )
         self.best: dict[str, float] = {}
         self.skipped: list[dict[str, Any]] = []
@@ -99,18 +101,26 @@ class Trainer:
         inner: Objective = self.accelerator.unwrap_model(self.model)
         return inner
 
-    @torch.no_grad()
-    def encode(self, batch: Batch) -> torch.Tensor:
-        """The frozen encoder's states [B, S, D] of a batch of audio."""
-        self.student.model.encoder.eval()
-        with self.accelerator.autocast():
-            return self.objective.encode(self.objective.log_mel(batch.samples_BN.to(self.accelerator.device)))
+    def encoder(self) -> Callable[[Batch], torch.Tensor]:
+        """From a batch of audio to the frozen encoder's states [B, S, D]."""
+        objective = self.objective.of(self.strategy.student()).eval()
+
+        @torch.no_grad()
+        def encode(batch: Batch) -> torch.Tensor:
+            with self.accelerator.autocast():
+                return objective.encode(objective.log_mel(batch.samples_BN.to(self.accelerator.device)))
+
+        return encode
 
     def resume(self) -> int:
         """Load the newest checkpoint; the step to go on from."""
         checkpoint, step = latest_checkpoint(self.work.folder / "checkpoints"), 0
         if checkpoint is not None:
-            state = load_checkpoint(checkpoint, self._models(), self.optimizer)
+            names = ["model", *(["average"] if self.average is not None else [])]
+            weights, moments, state = load_checkpoint(checkpoint, names, self.accelerator.device)
+            self.strategy.load(weights["model"], moments)
+            if self.average is not None:
+                self.average.load_state_dict(weights["average"], strict=False)
             step, self.best, self.skipped = int(state["step"]), state["best"], state["skipped"]
             if self.accelerator.scaler is not None and state["scaler"]:
                 self.accelerator.scaler.load_state_dict(state["scaler"])
@@ -120,9 +130,6 @@ class Trainer:
             _keep_lines(self.work, step)
         self.accelerator.init_trackers("tensorboard", init_kwargs={"tensorboard": {"purge_step": step + 1}})
         return step
-
-    def _models(self) -> dict[str, torch.nn.Module]:
-        return {"model": self.student} | ({"average": self.average} if self.average is not None else {})
 
     def micro_batch_size(self, labels: Sequence[Label], drawing: Drawing, collate: Collate) -> int:
         """Utterances a forward pass; `auto` halves the process's share of a step until the longest ones fit."""
@@ -184,36 +191,40 @@ class Trainer:
         batches = [batch.to(accelerator.device) for batch in batches]
         mine = torch.tensor([sum(int(batch.predicted.sum()) for batch in batches), int(self.stopping)])
         tokens, stopping = accelerator.reduce(mine.to(accelerator.device), "sum").tolist()
-        sums_3 = torch.zeros(3, device=accelerator.device)
+        sums_4 = torch.zeros(4, device=accelerator.device)
         scale = accelerator.scaler.get_scale() if accelerator.scaler is not None else 1.0
         for number, batch in enumerate(batches, 1):
-            with accelerator.no_sync(self.model) if number < len(batches) else nullcontext():
+            accelerator.sync_gradients = number == len(batches)
+            with nullcontext() if accelerator.sync_gradients else accelerator.no_sync(self.model):
                 with accelerator.autocast():
                     sums = self.model(batch, scale)
+                if isinstance(self.strategy, DeepSpeed):
+                    self._must_be_finite(step, batch, sums)
                 # DDP averages gradients over processes: times their number, this is the sum over all tokens / tokens.
                 accelerator.backward(sums[0] * accelerator.num_processes / tokens)
-            sums_3 += sums.detach()
+            sums_4 += sums.detach()
         norm = float(accelerator.clip_grad_norm_(self.model.parameters(), self.section.max_grad_norm) or 0.0)
-        total, ce, kl = (accelerator.reduce(sums_3, "sum") / tokens).tolist()
+        total, ce, kl, ctc = (accelerator.reduce(sums_4, "sum") / tokens).tolist()
         if math.isfinite(total) and (math.isfinite(norm) or accelerator.scaler is not None):
             self.optimizer.step()
             if self.average is not None:
                 self.average.update_parameters(self.student)
         else:
-            self._skip(step, batches, sums_3)
+            self._skip(step, batches, sums_4)
         self.optimizer.zero_grad()
+        parts = {"ctc": ctc} if self.section.ctc_weight else {}
         seconds = time.perf_counter() - started
         self._log(
-            step, loss=total, ce=ce, kl=kl, learning_rate=rate, grad_norm=norm, tokens=int(tokens),
+            step, loss=total, ce=ce, kl=kl, **parts, learning_rate=rate, grad_norm=norm, tokens=int(tokens),
             seconds=round(seconds, 4), tokens_per_second=round(tokens / seconds, 1),
         )  # fmt: skip
         return bool(stopping)
 
-    def _skip(self, step: int, batches: Sequence[Batch], sums_3: torch.Tensor) -> None:
+    def _skip(self, step: int, batches: Sequence[Batch], sums_4: torch.Tensor) -> None:
         """Leave the weights as they are; end the run after too many such steps."""
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.update()
-        mine = [name for batch in batches for name in batch.ids] if not torch.isfinite(sums_3).all() else []
+        mine = [name for batch in batches for name in batch.ids] if not torch.isfinite(sums_4).all() else []
         names = gather_object(mine) or gather_object([name for batch in batches for name in batch.ids])
         self.skipped.append({"step": step, "utterances": names})
         tqdm.write(f"train: step {step} skipped, its loss is not a number; utterances {', '.join(names)}")
@@ -223,40 +234,50 @@ class Trainer:
                 f"one was step {step}, utterances {', '.join(names)}"
             )
 
+    def _must_be_finite(self, step: int, batch: Batch, sums_4: torch.Tensor) -> None:
+        """DeepSpeed moves the weights within its backward pass: a step cannot be skipped after it."""
+        if wrong := gather_object(batch.ids if not torch.isfinite(sums_4).all() else []):
+            raise RunError(
+                f"train: the loss was not a number in step {step}, utterances {', '.join(wrong)}; with DeepSpeed such "
+                "a step is not skipped; leave them out, lower the learning rate or use recipes/accelerate/fsdp.yaml"
+            )
+
     def kept_student(self) -> WhisperForConditionalGeneration:
         """The weights that are validated and kept: the moving average where there is one."""
-        kept: WhisperForConditionalGeneration = self.average.module if self.average is not None else self.student
+        kept: WhisperForConditionalGeneration = (
+            self.average.module if self.average is not None else self.strategy.student()
+        )
         return kept
 
     def validate(self, step: int) -> None:
         """Loss and WER of the validation sample; a better student is kept."""
-        result = self.validation(self.objective, self.kept_student(), self.accelerator, self.section.batch_size)
+        kept = self.kept_student()
+        result = self.validation(self.objective, kept, self.accelerator, self.section.batch_size)
         self._log(step, validation_loss=result["loss"], validation_wer=result["wer"])
         if not self.best or (result["wer"], result["loss"]) < (self.best["wer"], self.best["loss"]):
             self.best = {"step": step, **result}
             if self.accelerator.is_main_process:
-                save_model(optimization.merged(self.kept_student()), self.work.folder / "model", processors=self.folder)
+                save_model(optimization.merged(kept), self.work.folder / "model", processors=self.folder)
         self.accelerator.wait_for_everyone()
 
     def save(self, step: int) -> None:
         """Write a checkpoint from which `resume` goes on as if nothing had happened."""
+        models, moments = {"model": self.strategy.weights()}, self.strategy.moments()
+        if self.average is not None:
+            models["average"] = without_head(self.average.state_dict())
         if self.accelerator.is_main_process:
             scaler = self.accelerator.scaler
             extra = {
                 "best": self.best, "skipped": self.skipped,
                 "scaler": scaler.state_dict() if scaler is not None else None,
             }  # fmt: skip
-            models = {
-                name: {key: value for key, value in model.state_dict().items() if not key.endswith("proj_out.weight")}
-                for name, model in self._models().items()
-            }
-            save_checkpoint(self.work.folder / "checkpoints", step, models, self.optimizer, extra)
+            save_checkpoint(self.work.folder / "checkpoints", step, models, moments, extra)
         self.accelerator.wait_for_everyone()
 
     def finish(self, counts: dict[str, int]) -> None:
         """Leave the best student and the metrics in the stage folder."""
         if not self.best:  # no steps: the student as it was cut
-            save_model(optimization.merged(self.student), self.work.folder / "model", processors=self.folder)
+            shutil.copytree(self.folder, self.work.folder / "model", dirs_exist_ok=True)
         shutil.rmtree(self.work.folder / "checkpoints", ignore_errors=True)
         self.work.finish(
             counts=counts | {"skipped_steps": len(self.skipped)},

@@ -48,14 +48,12 @@ class Validation:
         mine = self.labels[accelerator.process_index :: accelerator.num_processes]
         losses: list[tuple[float, int]] = []
         pairs: list[tuple[str, str]] = []
-        held, objective.student = objective.student, student
-        objective.eval()
+        objective = objective.of(student).eval()
         for batch in validation_batches(mine, self.collate, batch_size=batch_size):
             losses.append(self._loss(objective, batch, accelerator))
             mel_BFT = objective.log_mel(batch.samples_BN.to(accelerator.device)).cpu().numpy()
             texts = [transcript.text for transcript in transcriber.decode(mel_BFT)]
             pairs += zip(batch.ids, texts, strict=True)
-        objective.student = held
         losses, said = gather_object(losses), dict(gather_object(pairs))
         references = [normalize(label.reference or label.text) for label in self.labels]
         wer = error_rate(references, [normalize(said[label.id]) for label in self.labels])

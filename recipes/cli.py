@@ -15,6 +15,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -22,7 +23,7 @@ import psutil
 import yaml
 
 from recipes.check import estimate
-from recipes.errors import UserError, run_main
+from recipes.errors import MESSAGES, UserError, run_main
 from recipes.flow import SPECS, Spec, stages
 from recipes.schema import Recipe, json_schema, load
 from recipes.stage import read_record, state
@@ -118,16 +119,18 @@ def _start(recipe: Recipe, spec: Spec, given: argparse.Namespace) -> None:
         ]
     else:
         command = [sys.executable, *rest]
-    code = _wait(subprocess.Popen([*command, str(given.recipe), *given.overrides], env=environment))
+    with tempfile.TemporaryDirectory() as folder:
+        message = Path(folder) / "message"
+        environment |= {MESSAGES: str(message)}
+        code = _wait(subprocess.Popen([*command, str(given.recipe), *given.overrides], env=environment))
+        left = json.loads(message.read_text()) if message.is_file() else {}
     if code == 0:
         return
-    # accelerate's launcher hides a stage's exit status, so that is read from the stage's record.
-    failed = recipe.root / f"{spec.name}.partial" / "stage.json"
-    record = json.loads(failed.read_text()) if failed.is_file() else {}
-    status = record.get("exit", 0) if record.get("status") == "failed" else 0
     again = shlex.join(["sottovoce", "run", str(given.recipe), *given.overrides])
-    print(f"{spec.name:<10} failed; `{again}` goes on from here", file=sys.stderr)
-    sys.exit(status or (code if code in (1, 2, 3) else 1))
+    # accelerate's launcher hides a stage's exit status, and says much after a process's own message.
+    cause = f": {left.get('message', f'a process ended with exit status {code}')}" if program == "accelerate" else ""
+    print(f"{spec.name:<10} failed{cause}; `{again}` goes on from here", file=sys.stderr)
+    sys.exit(left.get("status", code if code in (1, 2, 3) else 1))
 
 
 def _wait(process: subprocess.Popen[bytes]) -> int:

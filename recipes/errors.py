@@ -1,7 +1,11 @@
 """What a run can end in, and the one line the user sees."""
 
+import json
+import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 
 
 class UserError(Exception):
@@ -27,13 +31,30 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split())
 
 
+MESSAGES = "SOTTOVOCE_MESSAGES"
+"""Environment variable: a file to which the processes of a stage write what ended them, for whoever started them."""
+
+
 def run_main(main: Callable[[], None]) -> None:
     """Run a command's `main`; turn the errors above into one line on stderr and their exit status."""
     try:
         main()
     except (UserError, RunError, BudgetMissed) as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
+        _leave_message(error)
         sys.exit(error.status)
+    except Exception as error:
+        _leave_message(error)
+        raise
     except KeyboardInterrupt:
         print("interrupted; run again to go on from here", file=sys.stderr)
         sys.exit(130)
+
+
+def _leave_message(error: Exception) -> None:
+    """The first process to fail is the cause: the others fail for want of it and find the file there."""
+    if file := os.environ.get(MESSAGES):
+        status = getattr(error, "status", None)
+        message = one_line(error) if status else f"{type(error).__name__}: {one_line(error)}"
+        with suppress(FileExistsError), Path(file).open("x") as left:
+            json.dump({"message": message, "status": status or 1}, left)

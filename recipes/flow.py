@@ -32,7 +32,7 @@ FLOW = (
         ("teacher",),
     ),
     Spec("quality", "python -m data_prep.quality", ("quality",), ("labels",)),
-    Spec("student", "python -m distill.student", ("student", "teacher"), (), ("teacher",)),
+    Spec("student", "python -m distill.student", ("student", "teacher", "seed"), (), ("teacher",)),
     Spec(
         "train",
         "accelerate launch distill/train.py",

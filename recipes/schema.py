@@ -66,6 +66,10 @@ class Recipe(Section):
                     f"train.temperature: stored logits have their tail summed at labels.temperature "
                     f"{self.labels.temperature:g}, found {self.train.temperature:g}; make them equal"
                 )
+        if self.labels is not None and self.labels.text != "teacher" and self.labels.top_k:
+            raise ValueError("labels.top_k: needs labels.text: teacher; transcripts hold no distribution")
+        if self.student.init == "scratch" and self.train is None:
+            raise ValueError("student.init: scratch needs a train section; random weights transcribe nothing")
         if self.budget is not None and self.benchmark is None:
             raise ValueError("budget: needs a benchmark section; write `benchmark: {}` for its defaults")
         return self

@@ -25,6 +25,8 @@ class Teacher(Section):
 class Labels(Section):
     """The teacher's transcripts of train and validation audio."""
 
+    text: Literal["teacher", "reference", "normalized_reference"] = "teacher"
+    """Who wrote them: the teacher, or the sources' own transcripts, as they stand or lower-case without punctuation."""
     source: str | None = None
     """Take a finished label set instead of running the teacher: a folder of label shards, or a Hub id."""
     batch_size: int | Literal["auto"] = 32
@@ -77,6 +79,8 @@ class Quality(Section):
 class Student(Section):
     """What is cut from the teacher."""
 
+    init: Literal["teacher", "scratch"] = "teacher"
+    """`scratch` takes the teacher's shape and vocabulary alone, with random weights: how a teacher begins."""
     decoder_layers: int = Field(gt=0)
     """Decoder layers kept, maximally spaced, first and last among them."""
     encoder_layers: int | None = Field(default=None, gt=0)

@@ -2,7 +2,7 @@
 
 A stage works in `STAGE.partial/` beside the final folder and is renamed when whole, so a folder without
 `.partial` is always a finished one and a killed stage goes on in its own partial folder. A stage is current
-while the fingerprints of all it was made from (its recipe sections, the outputs of earlier stages, files from
+while its recipe sections and the fingerprints of all else it was made from (the outputs of earlier stages, files from
 outside) equal those in its `stage.json`, and its outputs are still there.
 """
 
@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
 
 from recipes.errors import RunError, UserError, one_line
 from recipes.flow import SPECS, before, needs
@@ -52,15 +54,31 @@ def _own_state(recipe: Recipe, name: str) -> State:
     if record is None:
         partial = folder.with_name(f"{name}.partial").is_dir()
         return State(False, "unfinished" if partial else "not made yet")
-    made_from, now = record["inputs"], fingerprints(recipe, name)
-    changed = [key for key in now if made_from.get(key) != now[key]] + [key for key in made_from if key not in now]
-    if changed:
+    if changed := _changed(record, recipe, name):
         return State(False, f"stale: {', '.join(changed)} changed")
     for path, output in record["outputs"].items():
         file = folder / path
         if not file.is_file() or file.stat().st_size != output["bytes"]:
             return State(False, f"stale: {file} is missing or was changed")
     return State(True, "up to date")
+
+
+def _changed(record: dict[str, Any], recipe: Recipe, name: str) -> list[str]:
+    """What a record was made from that is different now."""
+    values = recipe.model_dump(mode="json")
+    changed = [key for key in SPECS[name].sections if _as_read_now(key, record["recipe"].get(key)) != values[key]]
+    made_from, now = record["inputs"], fingerprints(recipe, name)
+    return changed + [key for key in [*now, *(made_from.keys() - now.keys())] if made_from.get(key) != now.get(key)]
+
+
+def _as_read_now(key: str, recorded: Any) -> Any:
+    """A recorded section, with what the schema has gained since at its default: that changes nothing."""
+    annotation: Any = Recipe.model_fields[key].annotation
+    section: TypeAdapter[Any] = TypeAdapter(annotation)
+    try:
+        return section.dump_python(section.validate_python(recorded), mode="json")
+    except ValidationError:
+        return recorded
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:
@@ -73,10 +91,8 @@ def read_record(folder: Path) -> dict[str, Any] | None:
 
 
 def fingerprints(recipe: Recipe, name: str) -> dict[str, str]:
-    """What a stage is made from: a hash for each recipe section, earlier stage and outside file."""
-    spec = SPECS[name]
-    values = recipe.model_dump(mode="json")
-    prints = {key: _hash(json.dumps(values[key], sort_keys=True)) for key in spec.sections}
+    """What a stage is made from beside the recipe: a hash for each earlier stage and outside file."""
+    spec, prints = SPECS[name], dict[str, str]()
     for need in needs(recipe, name):
         record = read_record(recipe.root / need)
         prints[f"{need} output"] = record["fingerprint"] if record else "none"
@@ -133,7 +149,7 @@ class Work:
     """A stage being made: its folder, and the record that `finish` writes."""
 
     def __init__(self, recipe: Recipe, name: str, command: str, main: bool):
-        self.name, self.main = name, main
+        self.recipe, self.name, self.main = recipe, name, main
         self.final = recipe.root / name
         self.folder = recipe.root / f"{name}.partial"
         self._started = time.time()
@@ -155,7 +171,7 @@ class Work:
             record = json.loads((self.folder / "stage.json").read_text())
         except (FileNotFoundError, json.JSONDecodeError):
             record = {}
-        if record.get("inputs") != self._record["inputs"]:
+        if not record or _changed(record, self.recipe, self.name):
             shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True, exist_ok=True)
         # The lock goes with the process, however it ends.

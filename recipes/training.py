@@ -77,6 +77,8 @@ class Train(Section):
     """Weight of the KL term; 0 needs no teacher."""
     temperature: float = Field(default=2.0, gt=0)
     """Softmax temperature T of the KL term."""
+    ctc_weight: float = Field(default=0.0, ge=0)
+    """Weight of an auxiliary CTC loss on the encoder, which aligns a model from scratch early; its head is dropped."""
     teacher: Literal["live", "stored"] = "live"
     """`live` runs the teacher in each step; `stored` reads its logits from the labels (labels.top_k)."""
     quantize_teacher: Literal[8, 4] | None = None
@@ -103,6 +105,10 @@ class Train(Section):
     """Processes that decode audio ahead of the training step; 0 decodes in the training process."""
     bucket_batches: int = Field(default=16, gt=0)
     """Batches whose utterances are sorted by the length of their label before they are cut; 1 sorts nothing."""
+    curriculum_steps: int = Field(default=0, ge=0)
+    """Steps over which the longest utterance drawn grows from the shortest ones to all; 0 draws from all at once."""
+    full_window: float = Field(default=1.0, ge=0, le=1)
+    """Share of batches whose audio is padded to the model's window; the others, cheaper, to their longest clip."""
     timestamps: float = Field(default=0.0, ge=0, le=1)
     """Share of examples learnt with timestamps, drawn anew each epoch; needs labels.timestamps."""
     previous_text: float = Field(default=0.0, ge=0, le=1)
@@ -122,6 +128,10 @@ class Train(Section):
             )
         if self.cache_encoder and self.augment is not None:
             raise ValueError("cache_encoder: true needs augment: null, since augmented audio is new in each epoch")
+        if self.full_window < 1 and (self.freeze_encoder or self.kl_weight):
+            raise ValueError("full_window: below 1 is for training without a teacher; set kl_weight and freeze_encoder")
+        if self.ctc_weight and self.freeze_encoder:
+            raise ValueError("ctc_weight: is a loss on the encoder and needs freeze_encoder: false")
         if self.quantize_teacher is not None and self.teacher != "live":
             raise ValueError("quantize_teacher: needs teacher: live; stored labels hold no model")
         return self

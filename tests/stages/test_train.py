@@ -6,9 +6,11 @@ import shutil
 import signal
 import subprocess
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import soundfile
 import torch
@@ -181,3 +183,65 @@ def test_stored_needs_logits_of_its_temperature(labelled: Path, run: Run, tmp_pa
     done = run(*trained(labelled, tmp_path / "a", "train.teacher=stored", "train.temperature=3"))
     assert done.returncode == 2
     assert "train.temperature" in done.stderr
+
+
+def test_a_dead_process_ends_the_run_with_its_message(labelled: Path, tmp_path: Path) -> None:
+    """Killed from outside, as for want of memory: the others do not wait for ever."""
+    command = trained(labelled, tmp_path / "a", two_processes(labelled), "train.steps=10000")
+    process = subprocess.Popen(
+        command, cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    log = tmp_path / "a" / "runs" / "small" / "train.partial" / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not (log.is_file() and log.read_text().count("\n") > 2):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    leaves = [child for child in psutil.Process(process.pid).children(recursive=True) if not child.children()]
+    leaves[-1].kill()
+    _, shown = process.communicate(timeout=120)
+    assert process.returncode == 1
+    last = shown.strip().splitlines()[-1]
+    assert "train      failed: a process ended with exit status 1" in last
+    assert "goes on from here" in last
+
+
+def test_what_stops_one_of_two_processes_is_said_last(labelled: Path, run: Run, tmp_path: Path) -> None:
+    done = run(*trained(labelled, tmp_path / "a", two_processes(labelled), "train.batch_size=1"))
+    assert done.returncode == 2
+    assert "expected at least one utterance for each of 2 processes" in done.stderr.strip().splitlines()[-1]
+
+
+DEEPSPEED = """
+compute_environment: LOCAL_MACHINE
+distributed_type: DEEPSPEED
+use_cpu: true
+num_processes: 1
+mixed_precision: "no"
+deepspeed_config: {zero_stage: 2, gradient_accumulation_steps: 1, offload_optimizer_device: none}
+"""
+
+
+@pytest.mark.skipif(find_spec("deepspeed") is None, reason="needs `pip install deepspeed`, which builds for minutes")
+def test_deepspeed_trains_and_resumes_as_one_process(
+    plain: Path, labelled: Path, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a CPU accelerate starts DeepSpeed with one process alone."""
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    (tmp_path / "deepspeed.yaml").write_text(DEEPSPEED)
+    launch = f"launch={tmp_path / 'deepspeed.yaml'}"
+    done = run(*trained(labelled, tmp_path / "a", launch))
+    assert done.returncode == 0, done.stderr
+    np.testing.assert_allclose(losses(tmp_path / "a"), losses(plain), rtol=1e-4)
+
+
+@pytest.mark.parametrize("key", ["ema_decay=0.9", "micro_batch_size=auto", "optimizer=adamw_8bit"])
+@pytest.mark.skipif(find_spec("deepspeed") is None, reason="needs `pip install deepspeed`, which builds for minutes")
+def test_what_a_sharded_student_cannot_do_is_refused(
+    labelled: Path, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    (tmp_path / "deepspeed.yaml").write_text(DEEPSPEED)
+    done = run(*trained(labelled, tmp_path / "a", f"launch={tmp_path / 'deepspeed.yaml'}", f"train.{key}"))
+    assert done.returncode == 2
+    assert f"train.{key.split('=')[0]}" in done.stderr.strip().splitlines()[-1]

@@ -68,3 +68,23 @@ def test_previous_text_is_seen_but_not_predicted(spoken: list[Label]) -> None:
     batch = Collate(1600, 0)([example])
     assert batch.inputs_BL.tolist() == [[50, 7, 8, 1, 2, 3]]
     assert batch.labels_BL.tolist() == [[IGNORE, IGNORE, IGNORE, IGNORE, 3, 9]]
+
+
+def test_a_curriculum_begins_with_the_shortest_and_ends_with_all() -> None:
+    labels = [label(str(number), seconds=0.5 + number / 10) for number in range(100)]
+    order = Order(labels, 4, seed=0, curriculum=200)
+    longest = [max(row.seconds for row, _ in order(step)) for step in range(200)]
+    assert longest[0] <= labels[3].seconds
+    assert max(longest[:100]) <= labels[50].seconds
+    assert max(longest) > labels[90].seconds
+    plain = Order(labels, 4, seed=0)
+    assert [order(200 + step) for step in range(30)] == [plain(step) for step in range(30)]
+
+
+def test_short_windows_end_with_the_longest_clip_of_a_batch(spoken: list[Label]) -> None:
+    examples = [Example(row, row.plain, []) for row in spoken[:3]]
+    assert Collate(1600, 0)(examples).samples_BN.shape == (3, 1600)
+    short = Collate(1600, 0, full_window=0.0)(examples)
+    assert short.samples_BN.shape == (3, 960), "800 samples are two and a half encoder positions"
+    assert short.seconds == [0.05] * 3
+    assert short.texts == [row.plain.tokens[2:-1] for row in spoken[:3]]
