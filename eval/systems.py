@@ -4,8 +4,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from eval.runtimes import open_runtime
-from eval.runtimes.onnx import SUFFIX
+from eval.runtimes import open_runtime, weight_files
 from eval.runtimes.transcriber import Transcriber
 from recipes.flow import checkpoint
 from recipes.models import model_folder
@@ -20,18 +19,14 @@ class System:
     role: str
     """teacher, student or export."""
     runtime: str
-    """torch or onnx."""
+    """One of `eval.runtimes.RUNTIMES`."""
     precision: str
     folder: Path
 
     @property
     def files(self) -> list[Path]:
         """The weight files that would be shipped."""
-        if self.runtime == "torch":
-            return sorted(self.folder.glob("model*.safetensors"))
-        suffix = SUFFIX[self.precision]
-        stems = (f"encoder_model{suffix}.onnx", f"decoder_model_merged{suffix}.onnx")
-        return [file for stem in stems for file in sorted((self.folder / "onnx").glob(f"{stem}*"))]
+        return weight_files(self.runtime, self.folder, self.precision)
 
     @property
     def size_mb(self) -> float:
@@ -65,7 +60,7 @@ def systems(recipe: Recipe) -> list[System]:
     return [
         System("teacher-torch-fp32", "teacher", "torch", "fp32", model_folder(recipe.teacher.model)),
         System("student-torch-fp32", "student", "torch", "fp32", checkpoint(recipe)),
-        *(System(f"onnx-{precision}", "export", "onnx", precision, exported) for precision in recipe.export.onnx),
+        *(System(name, "export", runtime, precision, exported) for name, runtime, precision in recipe.export.artefacts),
     ]
 
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from eval.audio import SAMPLE_RATE, AudioError, read_audio
-from eval.runtimes import open_runtime
+from eval.runtimes import RUNTIMES, open_runtime
 from eval.runtimes.transcriber import Transcriber
 from recipes.errors import RunError, UserError, run_main
 
@@ -17,7 +17,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="sottovoce transcribe", description="Text of audio files.")
     parser.add_argument("model", type=Path, help="model folder, such as runs/demo/export/model")
     parser.add_argument("audio", nargs="+", type=Path, help="audio files up to the model's window")
-    parser.add_argument("--runtime", choices=["onnx", "torch"], help="default: onnx where the folder has it")
+    parser.add_argument("--runtime", choices=RUNTIMES, help="default: onnx where the folder has it")
     parser.add_argument("--precision", choices=["fp32", "fp16", "int8"], default="fp32")
     parser.add_argument("--language", default="en", help="language code, for multilingual models")
     parser.add_argument("--task", choices=["transcribe", "translate"], default="transcribe")

@@ -104,9 +104,25 @@ class Export(Section):
     """Files for devices."""
 
     onnx: list[Precision] = ["fp32", "fp16", "int8"]
-    """ONNX precisions to write; each is checked against torch."""
+    """ONNX precisions to write; like all others, each is checked against torch."""
+    openvino: list[Precision] = []
+    """OpenVINO precisions, with a stateful decoder; int8 is calibrated by NNCF on training audio."""
+    tflite: list[Precision] = []
+    """LiteRT (TFLite) precisions, with a static cache."""
+    ctranslate2: list[Literal["fp32", "int8"]] = []
+    """CTranslate2 precisions, for faster-whisper."""
     parity: Parity = Parity()
     """Tolerances; beyond them the stage fails."""
+
+    @property
+    def artefacts(self) -> list[tuple[str, str, Precision]]:
+        """Name, runtime and precision of everything to write."""
+        runtimes = ("onnx", "openvino", "tflite", "ctranslate2")
+        return [
+            (f"{runtime}-{precision}", runtime, precision)
+            for runtime in runtimes
+            for precision in getattr(self, runtime)
+        ]
 
 
 class Eval(Section):

@@ -5,9 +5,9 @@ python -m distill.export recipes/demo/recipe.yaml
 
 import shutil
 
-from distill.export.onnx_export import export_onnx
+from distill.export import EXPORTERS, Student
 from distill.export.parity import Reference, compare
-from eval.runtimes import open_runtime
+from eval.runtimes import open_runtime, weight_files
 from eval.runtimes.torch import TorchRuntime, load_model
 from eval.runtimes.transcriber import Transcriber
 from eval.utterances import read_utterances
@@ -30,15 +30,17 @@ def main() -> None:
             if (source / name).is_file():
                 shutil.copyfile(source / name, folder / name)
         model = load_model(source)
-        files = export_onnx(model, folder, section.onnx)
+        student = Student(model, source, [item.audio for item in read_utterances(recipe.root / "corpus", "train")])
+        for runtime, export in EXPORTERS.items():
+            if precisions := getattr(section, runtime):
+                export(student, folder, precisions)
         # 2. Torch's own encoder states, logits and texts.
         transcriber = Transcriber(TorchRuntime(model), source, recipe.teacher.language, recipe.teacher.task)
         reference = Reference.take(transcriber, parity_clips(recipe), tolerance.max_tokens)
         # 3. Each artefact beside them.
         artefacts = []
-        for precision in section.onnx:
-            artefact = f"onnx-{precision}"
-            row = compare(reference, open_runtime("onnx", folder, precision, threads=2), artefact)
+        for artefact, runtime, precision in section.artefacts:
+            row = compare(reference, open_runtime(runtime, folder, precision, threads=2), artefact)
             limits = {
                 "psnr_db": tolerance.min_psnr_db[precision],
                 "equal_text": tolerance.min_equal_text[precision],
@@ -47,7 +49,7 @@ def main() -> None:
                 min(row["encoder"]["psnr_db"], row["logits"]["psnr_db"]) >= limits["psnr_db"]
                 and row["equal_text"] >= limits["equal_text"]
             )
-            size_mb = sum(file.stat().st_size for file in files[precision]) / 1e6
+            size_mb = sum(file.stat().st_size for file in weight_files(runtime, folder, precision)) / 1e6
             artefacts.append(
                 {
                     "name": artefact,

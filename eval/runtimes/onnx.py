@@ -13,6 +13,18 @@ import numpy as np
 from recipes.errors import UserError
 
 SUFFIX = {"fp32": "", "fp16": "_fp16", "int8": "_quantized"}
+PRECISIONS = tuple(SUFFIX)
+
+
+def files(folder: Path, precision: str) -> list[Path]:
+    """Encoder and merged decoder, with the weights beside them where they are large."""
+    stems = (f"encoder_model{SUFFIX[precision]}.onnx", f"decoder_model_merged{SUFFIX[precision]}.onnx")
+    return [file for stem in stems for file in sorted((folder / "onnx").glob(f"{stem}*"))]
+
+
+def load(folder: Path, precision: str, threads: int) -> "OnnxRuntime":
+    """See `OnnxRuntime`."""
+    return OnnxRuntime(folder, precision, threads)
 
 
 @dataclass(frozen=True)
@@ -30,10 +42,8 @@ class OnnxRuntime:
     def __init__(self, folder: Path, precision: str, threads: int):
         """Load `folder/onnx/{encoder_model,decoder_model_merged}*.onnx`; `threads` work inside one operator.
 
-        Raises UserError for an unknown precision and for a file that is missing or broken.
+        Raises UserError for a file that is missing or broken.
         """
-        if precision not in SUFFIX:
-            raise UserError(f"runtime onnx: expected a precision of {', '.join(SUFFIX)}, found {precision}")
         self._encoder = _session(folder / "onnx" / f"encoder_model{SUFFIX[precision]}.onnx", threads)
         self._decoder = _session(folder / "onnx" / f"decoder_model_merged{SUFFIX[precision]}.onnx", threads)
         self._outputs = [output.name for output in self._decoder.get_outputs()]

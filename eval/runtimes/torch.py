@@ -13,6 +13,19 @@ from transformers import BitsAndBytesConfig, EncoderDecoderCache, WhisperForCond
 
 from recipes.errors import UserError
 
+PRECISIONS = ("fp32",)
+
+
+def files(folder: Path, _precision: str) -> list[Path]:
+    """The safetensors of a checkpoint."""
+    return sorted(folder.glob("model*.safetensors"))
+
+
+def load(folder: Path, _precision: str, threads: int) -> "TorchRuntime":
+    """A checkpoint in memory."""
+    torch.set_num_threads(threads)
+    return TorchRuntime(load_model(folder))
+
 
 def load_model(folder: Path, dtype: torch.dtype = torch.float32) -> WhisperForConditionalGeneration:
     """A Whisper checkpoint from a local folder, in evaluation mode; safetensors only."""
