@@ -52,9 +52,9 @@ def run_main(main: Callable[[], None]) -> None:
 
 
 def _leave_message(error: Exception) -> None:
-    """The first process to fail is the cause: the others fail for want of it and find the file there."""
+    """The first process to fail is the cause: the others fail for want of it, and find the file there."""
     if file := os.environ.get(MESSAGES):
         status = getattr(error, "status", None)
         message = one_line(error) if status else f"{type(error).__name__}: {one_line(error)}"
-        with suppress(FileExistsError), Path(file).open("x") as left:
+        with suppress(OSError), Path(file).open("x") as left:
             json.dump({"message": message, "status": status or 1}, left)

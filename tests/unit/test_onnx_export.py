@@ -18,6 +18,7 @@ from transformers import EncoderDecoderCache, WhisperConfig, WhisperForCondition
 from distill.export import onnx_export
 from distill.export.graphs import DecoderFirstGraph, DecoderWithPastGraph, EncoderGraph
 from distill.export.onnx_export import SUFFIX, export_onnx
+from eval.runtimes import open_runtime
 from eval.runtimes.onnx import OnnxRuntime
 from recipes.errors import UserError
 
@@ -294,7 +295,7 @@ def test_damaged_file_is_a_user_error(exported: Exported, tmp_path: Path, damage
 
 def test_unknown_precision_is_a_user_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="int4"):
-        OnnxRuntime(tmp_path, "int4", threads=1)
+        open_runtime("onnx", tmp_path, "int4", threads=1)
 
 
 def test_runtime_needs_neither_torch_nor_onnx() -> None:
