@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import PartialState
+from accelerate.utils import parse_flag_from_env
 from tqdm import tqdm
 
 from data_prep.label_sets import copy_label_set
@@ -40,7 +41,7 @@ def main() -> None:
     recipe, command = arguments("labels")
     if (section := recipe.labels) is None:
         raise UserError("labels: the recipe has no labels section; add `labels: {}` for its defaults")
-    processes = PartialState()
+    processes = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
     main_process = processes.is_main_process
     with open_stage(recipe, "labels", command, main=main_process, wait=processes.wait_for_everyone) as work:
         utterances = read_utterances(recipe.root / "corpus", "train", "validation")
@@ -61,7 +62,9 @@ def main() -> None:
             labels = read_labels(work.folder)
             rate = _speed(work.folder, processes.num_processes)
             work.finish(
-                counts=counts(labels), metrics=summary(labels, work.folder) | {"audio_seconds_per_second": rate}
+                counts=counts(labels),
+                metrics=summary(labels, work.folder)
+                | {"audio_seconds_per_second": rate, "processes": processes.num_processes},
             )
 
 

@@ -281,7 +281,12 @@ class Trainer:
         shutil.rmtree(self.work.folder / "checkpoints", ignore_errors=True)
         self.work.finish(
             counts=counts | {"skipped_steps": len(self.skipped)},
-            metrics={"steps": self.section.steps, "best": self.best, "skipped": self.skipped},
+            metrics={
+                "steps": self.section.steps,
+                "processes": self.accelerator.num_processes,
+                "best": self.best,
+                "skipped": self.skipped,
+            },
         )
 
     def _log(self, step: int, **values: Any) -> None:

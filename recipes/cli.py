@@ -105,18 +105,10 @@ def _start(recipe: Recipe, spec: Spec, given: argparse.Namespace) -> None:
     }
     program, *rest = spec.command.split()
     if program == "accelerate":
-        launch, script = rest
-        configuration = ["--config_file", str(recipe.launch)] if recipe.launch else []
-        environment = _threads(recipe.launch) | environment
-        # `accelerate launch` itself, without two seconds of importing its other commands.
-        command = [
-            sys.executable,
-            "-m",
-            f"accelerate.commands.{launch}",
-            "--quiet",
-            *configuration,
-            str(_HOME / script),
-        ]
+        _, script = rest
+        launcher, variables = _launcher(recipe.launch)
+        environment = variables | environment
+        command = [sys.executable, "-m", *launcher, str(_HOME / script)]
     else:
         command = [sys.executable, *rest]
     with tempfile.TemporaryDirectory() as folder:
@@ -148,12 +140,20 @@ def _wait(process: subprocess.Popen[bytes]) -> int:
         signal.signal(signal.SIGTERM, before)
 
 
-def _threads(launch: Path | None) -> dict[str, str]:
-    """The cores shared out among the processes of a launch file; accelerate's own rule where there is none."""
+def _launcher(launch: Path | None) -> tuple[list[str], dict[str, str]]:
+    """The module that starts a stage's processes with its options, and environment variables."""
+    # `accelerate launch` itself, without two seconds of importing its other commands.
+    accelerate = ["accelerate.commands.launch", "--quiet"]
     if launch is None:
-        return {}
-    processes = yaml.safe_load(launch.read_text()).get("num_processes", 1)
-    return {"OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // processes))}
+        return accelerate, {}
+    settings = yaml.safe_load(launch.read_text())
+    processes = settings.get("num_processes", 1)
+    threads = {"OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // processes))}
+    if settings.get("distributed_type") == "MULTI_CPU":
+        # accelerate 1.15 starts one process here, whatever num_processes says: the others it leaves to MPI.
+        torchrun = ["torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+        return torchrun, threads | {"ACCELERATE_USE_CPU": "true"}
+    return [*accelerate, "--config_file", str(launch)], threads
 
 
 def _conclude(recipe: Recipe, ran: int) -> None:

@@ -76,6 +76,7 @@ def test_two_processes_label_as_one(whole: list[Label], speech: Path, run: Run, 
     recipe = write_recipe(tmp_path, speech)
     done = run(*sottovoce("run", str(recipe), *OVERRIDES, two_processes(recipe)))
     assert done.returncode == 0, done.stderr
+    assert json.loads((folder(recipe, "labels") / "stage.json").read_text())["metrics"]["processes"] == 2
     assert approximately(stored(recipe)) == approximately(whole)
 
 
