@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -25,6 +25,22 @@ class Runtime(Protocol):
 
     def step(self, tokens_BL: np.ndarray, state: Any) -> tuple[np.ndarray, Any]:
         """Int64 tokens after those already given: float32 logits [B, V] of the last one, and the new state."""
+        ...
+
+
+@runtime_checkable
+class Generator(Runtime, Protocol):
+    """A runtime with a decoding loop of its own, faster than step by step."""
+
+    def generate(
+        self, state: Any, prompt: list[int], limit: int, *, end: int, suppress: list[int], suppress_first: list[int],
+        scores: bool = False,
+    ) -> list[tuple[list[int], float]]:  # fmt: skip
+        """Greedy tokens of each row after one prompt, and their mean natural-log probability (NaN without `scores`).
+
+        A row has `limit` tokens, or fewer and the end token last. Those in `suppress` never come, those in
+        `suppress_first` not as the first.
+        """
         ...
 
 
@@ -128,6 +144,13 @@ class Transcriber:
         limit = exact_tokens or max_tokens or shape.max_length
         limit = min(limit, shape.max_length - len(shape.prompt))
         state = self.runtime.encode(mel_BFT)
+        if isinstance(self.runtime, Generator):
+            suppress = shape.suppress if exact_tokens is None else [*shape.suppress, shape.end]
+            rows = self.runtime.generate(
+                state, shape.prompt, limit, end=shape.end, suppress=suppress, suppress_first=shape.suppress_first,
+                scores=scores,
+            )  # fmt: skip
+            return [Transcript(self._text(tokens), tokens, logprob) for tokens, logprob in rows]
         tokens_BL = np.tile(np.array(shape.prompt, np.int64), (batch, 1))
         made: list[np.ndarray] = []
         logprobs: list[np.ndarray] = []
@@ -155,9 +178,12 @@ class Transcriber:
     def _transcript(self, tokens: list[int], logprobs: np.ndarray) -> Transcript:
         length = tokens.index(self.format.end) + 1 if self.format.end in tokens else len(tokens)
         tokens = tokens[:length]
+        return Transcript(self._text(tokens), tokens, float(logprobs[:length].mean()) if length else float("nan"))
+
+    def _text(self, tokens: list[int]) -> str:
         # In Whisper's vocabularies all special tokens and timestamps stand at or above the end of text.
-        text = self.tokenizer.decode([token for token in tokens if token < self.format.end])
-        return Transcript(text.strip(), tokens, float(logprobs[:length].mean()) if length else float("nan"))
+        text: str = self.tokenizer.decode([token for token in tokens if token < self.format.end])
+        return text.strip()
 
 
 def _logprob(logits_BV: np.ndarray, chosen_B: np.ndarray) -> np.ndarray:
