@@ -8,7 +8,7 @@ VOCABULARY ?= ../shared/whisper-vocab/multilingual
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint types bench clean
+.PHONY: help setup demo test interop check lint types bench clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +26,27 @@ demo: setup ## the whole way offline: synthetic audio to a benchmarked student a
 
 test: setup ## unit and stage tests
 	$(BIN)/pytest
+
+# Loaders that do not install beside transformers 5, each in an environment of its own, built when missing.
+INTEROP := .interop
+LOADERS := optimum transformers-js faster-whisper genai
+
+interop: setup $(LOADERS:%=$(INTEROP)/%/.installed) ## do other people's loaders say what torch says? (needs node 20)
+	$(BIN)/pytest -rs tests/interop
+
+# The exact torch is the CPU build; a range takes gigabytes of CUDA along.
+$(INTEROP)/optimum/.installed: PACKAGES := torch==2.13.0 optimum-onnx==0.1.0 'transformers<4.58' onnxruntime soundfile
+$(INTEROP)/faster-whisper/.installed: PACKAGES := faster-whisper==1.2.1 soundfile
+$(INTEROP)/genai/.installed: PACKAGES := openvino-genai==2026.4.1.0 soundfile
+$(INTEROP)/%/.installed:
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/pip install --quiet --disable-pip-version-check $(PACKAGES)
+	@touch $@
+
+# Without scripts: onnxruntime-node's own only fetches CUDA.
+$(INTEROP)/transformers-js/.installed:
+	npm install --silent --no-audit --no-fund --ignore-scripts --prefix $(@D) @huggingface/transformers@4.3.1
+	@touch $@
 
 lint: setup
 	$(BIN)/ruff check .

@@ -28,9 +28,11 @@ Exporter = Callable[[Student, Path, Sequence[Precision]], None]
 
 
 def _onnx(student: Student, folder: Path, precisions: Sequence[Precision]) -> None:
+    from distill.export.layout import complete_onnx
     from distill.export.onnx_export import export_onnx
 
     export_onnx(student.model, folder, precisions)
+    complete_onnx(folder)
 
 
 def _openvino(student: Student, folder: Path, precisions: Sequence[Precision]) -> None:

@@ -3,9 +3,8 @@
 python -m distill.export recipes/demo/recipe.yaml
 """
 
-import shutil
-
 from distill.export import EXPORTERS, Student
+from distill.export.layout import write_layout
 from distill.export.parity import Reference, compare
 from eval.runtimes import open_runtime, weight_files
 from eval.runtimes.torch import TorchRuntime, load_model
@@ -13,7 +12,6 @@ from eval.runtimes.transcriber import Transcriber
 from eval.utterances import read_utterances
 from recipes.errors import RunError, UserError, run_main
 from recipes.flow import checkpoint
-from recipes.models import PROCESSOR_FILES
 from recipes.schema import Recipe
 from recipes.stage import arguments, open_stage, write_json
 
@@ -25,10 +23,7 @@ def main() -> None:
     with open_stage(recipe, "export", command) as work:
         # 1. The folder other loaders expect: every JSON of the student, the graphs under onnx/.
         source, folder = checkpoint(recipe), work.folder / "model"
-        folder.mkdir(exist_ok=True)
-        for name in ("config.json", *PROCESSOR_FILES):
-            if (source / name).is_file():
-                shutil.copyfile(source / name, folder / name)
+        write_layout(source, folder)
         model = load_model(source)
         student = Student(model, source, [item.audio for item in read_utterances(recipe.root / "corpus", "train")])
         for runtime, export in EXPORTERS.items():

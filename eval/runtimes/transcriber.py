@@ -13,6 +13,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from eval.runtimes.mel import log_mel
+from eval.runtimes.timestamps import TimestampRules, segments
 from recipes.errors import UserError
 
 
@@ -59,6 +60,18 @@ class Format:
     window_samples: int
     start_of_previous: int | None
     """Token before previous text; None where the vocabulary has none."""
+    languages: dict[str, int] = field(default_factory=dict)
+    """Token of each language code; none for English-only models."""
+
+    @property
+    def no_timestamps(self) -> int:
+        """The token that asks for text without timestamps."""
+        return self.prompt[-1]
+
+    @property
+    def timestamp_begin(self) -> int:
+        """The token of 0.00 s; it and all after it are timestamps."""
+        return self.no_timestamps + 1
 
     @classmethod
     def load(cls, folder: Path, language: str | None, task: str) -> "Format":
@@ -91,6 +104,7 @@ class Format:
             mel_bins=config["num_mel_bins"],
             window_samples=window,
             start_of_previous=generation.get("prev_sot_token_id"),
+            languages={name.strip("<|>"): token for name, token in (generation.get("lang_to_id") or {}).items()},
         )
 
 
@@ -137,27 +151,33 @@ class Transcriber:
 
     def decode(
         self, mel_BFT: np.ndarray, *, max_tokens: int | None = None, exact_tokens: int | None = None,
-        scores: bool = False,
+        scores: bool = False, timestamps: bool = False, previous: str = "",
     ) -> list[Transcript]:  # fmt: skip
-        """Greedy decoding: at most `max_tokens` new tokens; with `exact_tokens` that many whatever the model says."""
-        shape, batch = self.format, len(mel_BFT)
+        """Greedy decoding: at most `max_tokens` new tokens; with `exact_tokens` that many whatever the model says.
+
+        `previous` is text said or expected before, which steers spelling; `timestamps` asks for them (`segments`).
+        """
+        shape, batch, prompt = self.format, len(mel_BFT), self._prompt(timestamps, previous)
         limit = exact_tokens or max_tokens or shape.max_length
-        limit = min(limit, shape.max_length - len(shape.prompt))
+        limit = min(limit, shape.max_length - len(prompt))
+        rules = TimestampRules(shape.timestamp_begin, shape.end, shape.no_timestamps) if timestamps else None
         state = self.runtime.encode(mel_BFT)
         if isinstance(self.runtime, Generator):
             suppress = shape.suppress if exact_tokens is None else [*shape.suppress, shape.end]
             rows = self.runtime.generate(
-                state, shape.prompt, limit, end=shape.end, suppress=suppress, suppress_first=shape.suppress_first,
+                state, prompt, limit, end=shape.end, suppress=suppress, suppress_first=shape.suppress_first,
                 scores=scores,
             )  # fmt: skip
             return [Transcript(self._text(tokens), tokens, logprob) for tokens, logprob in rows]
-        tokens_BL = np.tile(np.array(shape.prompt, np.int64), (batch, 1))
+        tokens_BL = np.tile(np.array(prompt, np.int64), (batch, 1))
         made: list[np.ndarray] = []
         logprobs: list[np.ndarray] = []
         done_B = np.zeros(batch, bool)
         while len(made) < limit and not done_B.all():
             logits_BV, state = self.runtime.step(tokens_BL, state)
             self._suppress(logits_BV, first=not made, keep_on=exact_tokens is not None)
+            if rules is not None:
+                rules(logits_BV, np.stack(made, axis=1) if made else np.zeros((batch, 0), np.int64))
             next_B = np.where(done_B, shape.end, logits_BV.argmax(axis=1))
             if scores:
                 logprobs.append(_logprob(logits_BV, next_B))
@@ -167,6 +187,31 @@ class Transcriber:
         made_BL = np.stack(made, axis=1) if made else np.zeros((batch, 0), np.int64)
         logprob_BL = np.stack(logprobs, axis=1) if logprobs else np.full(made_BL.shape, np.nan)
         return [self._transcript(row.tolist(), logprob) for row, logprob in zip(made_BL, logprob_BL, strict=True)]
+
+    def listen(self, mel_BFT: np.ndarray) -> list[tuple[str | None, float]]:
+        """Of each clip the likeliest language (None for an English-only model) and the probability of no speech."""
+        start_B1 = np.full((len(mel_BFT), 1), self.format.prompt[0], np.int64)
+        logits_BV, _ = self.runtime.step(start_B1, self.runtime.encode(mel_BFT))
+        codes, tokens = list(self.format.languages), list(self.format.languages.values())
+        silent = self.tokenizer.token_to_id("<|nospeech|>") or self.tokenizer.token_to_id("<|nocaptions|>")
+        p_B = np.exp(_logprob(logits_BV, np.full(len(mel_BFT), silent))) if silent else np.zeros(len(mel_BFT))
+        best = [codes[int(row.argmax())] if codes else None for row in logits_BV[:, tokens]]
+        return list(zip(best, p_B.tolist(), strict=True))
+
+    def segments(self, transcript: Transcript, seconds: float) -> list[tuple[float, float, str]]:
+        """Start and end in s, and text, of what stands between timestamps in a clip of `seconds`."""
+        found = segments(transcript.tokens, self.format.timestamp_begin, self.format.end, seconds)
+        return [(item.start, item.end, self._text(item.tokens)) for item in found]
+
+    def _prompt(self, timestamps: bool, previous: str) -> list[int]:
+        prompt = self.format.prompt[:-1] if timestamps else self.format.prompt
+        if not previous:
+            return prompt
+        if self.format.start_of_previous is None:
+            raise UserError("previous text: this model's vocabulary has no token for it; leave it out")
+        said = self.tokenizer.encode(f" {previous.strip()}", add_special_tokens=False).ids
+        # At most half of the decoder's positions, as Whisper was trained.
+        return [self.format.start_of_previous, *said[-(self.format.max_length // 2 - 1) :], *prompt]
 
     def _suppress(self, logits_BV: np.ndarray, *, first: bool, keep_on: bool) -> None:
         logits_BV[:, self.format.suppress] = -np.inf

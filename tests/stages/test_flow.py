@@ -90,7 +90,7 @@ def test_a_changed_setting_reruns_only_what_depends_on_it(finished: Path, run: R
 @pytest.mark.parametrize("audio", ["text", "speaker"])
 def test_transcribe_prints_a_line_for_each_file(finished: Path, speech: Path, run: Run, audio: str) -> None:
     files = [str(file) for file in sorted((speech / "test").glob("*.flac"))[:2]]
-    options = ["--json"] if audio == "speaker" else []
+    options = ["--format", "json"] if audio == "speaker" else []
     for model, precision in (
         (stage(finished, "export") / "model", "int8"),
         (stage(finished, "train") / "model", "fp32"),

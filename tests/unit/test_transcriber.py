@@ -1,6 +1,7 @@
 """Greedy decoding against `transformers.generate` on real speech-like audio, and the torch and ONNX faces of it."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -63,3 +64,42 @@ def test_limits(clips: list[np.ndarray]) -> None:
 def test_an_unknown_language_is_refused() -> None:
     with pytest.raises(UserError, match=r"teacher.language: expected one of en .* found xx"):
         Format.load(TEACHER, "xx", "transcribe")
+
+
+def test_timestamps_are_those_of_transformers(clips: list[np.ndarray]) -> None:
+    model = load_model(TEACHER)
+    transcriber = Transcriber(TorchRuntime(model), TEACHER, "en")
+    ours = transcriber.transcribe(clips, timestamps=True)
+    features = WhisperFeatureExtractor.from_pretrained(TEACHER)(clips, sampling_rate=16_000, return_tensors="pt")
+    made = model.generate(features.input_features, language="en", task="transcribe", return_timestamps=True)
+    theirs = WhisperTokenizer.from_pretrained(TEACHER).batch_decode(made, skip_special_tokens=True)
+    equal = [one.text == text.strip() for one, text in zip(ours, theirs, strict=True)]
+    assert sum(equal) >= 0.9 * len(equal), "transformers stops where a segment is cut off and begins another window"
+    for clip, transcript in zip(clips, ours, strict=True):
+        for start, end, text in transcriber.segments(transcript, len(clip) / 16_000):
+            assert 0 <= start < end <= round(len(clip) / 16_000, 2) + 0.01
+            assert text
+
+
+def test_previous_text_comes_first_and_is_not_said_again(clips: list[np.ndarray]) -> None:
+    seen = []
+
+    class Watched(TorchRuntime):
+        def step(self, tokens_BL: np.ndarray, state: Any) -> Any:
+            seen.append(tokens_BL.copy())
+            return super().step(tokens_BL, state)
+
+    transcriber = Transcriber(Watched(load_model(TEACHER)), TEACHER, "en")
+    transcriber.transcribe(clips[:1], previous="one two", max_tokens=3)
+    said = transcriber.tokenizer.encode(" one two", add_special_tokens=False).ids
+    assert seen[0].tolist() == [[transcriber.format.start_of_previous, *said, *transcriber.format.prompt]]
+    long = "word " * 500
+    transcriber.transcribe(clips[:1], previous=long, max_tokens=3)
+    assert seen[3].shape[1] == transcriber.format.max_length // 2 + len(transcriber.format.prompt)
+
+
+def test_listening_gives_language_and_silence(clips: list[np.ndarray]) -> None:
+    transcriber = Transcriber(TorchRuntime(load_model(TEACHER)), TEACHER, "en")
+    for language, no_speech in transcriber.listen(transcriber.features(clips[:2])):
+        assert language == "en"
+        assert 0 <= no_speech <= 1
