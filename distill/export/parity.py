@@ -11,7 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from eval.audio import read_audio
-from eval.runtimes.transcriber import Runtime, Transcriber
+from eval.runtimes.transcriber import Generator, Runtime, Transcriber
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,8 @@ def forced(
     """Encoder states, and the logits along a given text: every cached step is exercised, none depends on a tie."""
     state = runtime.encode(mel_BFT)
     encoder_BSD = np.array(state.encoder_BSD, np.float32)
+    if isinstance(runtime, Generator):
+        return encoder_BSD, runtime.along(state, prompt, tokens)
     logits_BV, state = runtime.step(np.array([prompt], np.int64), state)
     logits = [logits_BV.copy()]
     for token in tokens[:-1]:

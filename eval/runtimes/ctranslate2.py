@@ -96,17 +96,28 @@ class CTranslate2Runtime:
     def step(self, tokens_BL: np.ndarray, state: CTranslate2State) -> tuple[np.ndarray, CTranslate2State]:
         """Int64 tokens, the prompt first: float32 logits [B, V] of the last, and the new state.
 
-        CTranslate2 keeps no cache between calls, so every call starts at the prompt: for comparisons, not for use.
+        CTranslate2 keeps no cache between calls, so every call starts at the prompt: for a first step, not for a loop.
         """
         given = state.tokens_BL
         all_BL = tokens_BL if given is None else np.concatenate([given, tokens_BL], axis=1)
         prompt = state.prompt or tokens_BL.shape[1]
+        return self._logits(state, all_BL, prompt)[-1], CTranslate2State(state.encoder_BSD, all_BL, prompt)
+
+    def along(self, state: CTranslate2State, prompt: list[int], tokens: list[int]) -> list[np.ndarray]:
+        """See `Generator.along`."""
+        return self._logits(state, np.array([[*prompt, *tokens[:-1]]], np.int64), len(prompt))
+
+    def _logits(self, state: CTranslate2State, all_BL: np.ndarray, prompt: int) -> list[np.ndarray]:
+        """Logits [B, V] after the prompt and after each token that follows it."""
+        steps = all_BL.shape[1] - prompt + 1
         results = self._whisper.generate(
             state.encoder_BSD, all_BL.tolist(), beam_size=1, return_logits_vocab=True, suppress_blank=False,
-            max_length=_max_length(all_BL.shape[1] - prompt + 1, prompt), suppress_tokens=[],
+            max_length=_max_length(steps, prompt), suppress_tokens=[],
         )  # fmt: skip
-        logits_BV = np.stack([np.array(result.logits[0][-1], np.float32) for result in results])
-        return logits_BV, CTranslate2State(state.encoder_BSD, all_BL, prompt)
+        return [
+            np.stack([np.array(result.logits[0][-steps + step], np.float32) for result in results])
+            for step in range(steps)
+        ]
 
 
 def _max_length(tokens: int, prompt: int) -> int:

@@ -44,6 +44,10 @@ class Generator(Runtime, Protocol):
         """
         ...
 
+    def along(self, state: Any, prompt: list[int], tokens: list[int]) -> list[np.ndarray]:
+        """Of one clip the float32 logits [1, V] after the prompt and after each of the tokens but the last."""
+        ...
+
 
 @dataclass(frozen=True)
 class Format:
