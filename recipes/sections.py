@@ -108,7 +108,9 @@ class Export(Section):
     openvino: list[Precision] = []
     """OpenVINO precisions, with a stateful decoder; int8 is calibrated by NNCF on training audio."""
     tflite: list[Precision] = []
-    """LiteRT (TFLite) precisions, with a static cache."""
+    """LiteRT (TFLite) precisions, with a static cache; needs `pip install 'sottovoce[tflite]'`."""
+    mobile: list[Literal["fp32"]] = []
+    """The same graphs split for mobile NPUs: one head at a time, 1x1 convolutions, in LiteRT and ONNX."""
     ctranslate2: list[Literal["fp32", "int8"]] = []
     """CTranslate2 precisions, for faster-whisper."""
     parity: Parity = Parity()
@@ -117,7 +119,7 @@ class Export(Section):
     @property
     def artefacts(self) -> list[tuple[str, str, Precision]]:
         """Name, runtime and precision of everything to write."""
-        runtimes = ("onnx", "openvino", "tflite", "ctranslate2")
+        runtimes = ("onnx", "openvino", "tflite", "mobile", "ctranslate2")
         return [
             (f"{runtime}-{precision}", runtime, precision)
             for runtime in runtimes

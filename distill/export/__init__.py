@@ -47,6 +47,12 @@ def _tflite(student: Student, folder: Path, precisions: Sequence[Precision]) -> 
     export_tflite(student, folder, precisions)
 
 
+def _mobile(student: Student, folder: Path, _precisions: Sequence[Precision]) -> None:
+    from distill.export.mobile_graphs import export_mobile
+
+    export_mobile(student, folder)
+
+
 def _ctranslate2(student: Student, folder: Path, precisions: Sequence[Precision]) -> None:
     from distill.export.ctranslate2_export import export_ctranslate2
 
@@ -57,5 +63,6 @@ EXPORTERS: dict[str, Exporter] = {
     "onnx": _onnx,
     "openvino": _openvino,
     "tflite": _tflite,
+    "mobile": _mobile,
     "ctranslate2": _ctranslate2,
 }

@@ -27,8 +27,15 @@ def main() -> None:
         model = load_model(source)
         student = Student(model, source, [item.audio for item in read_utterances(recipe.root / "corpus", "train")])
         for runtime, export in EXPORTERS.items():
-            if precisions := getattr(section, runtime):
+            if not (precisions := getattr(section, runtime)):
+                continue
+            try:
                 export(student, folder, precisions)
+            except ModuleNotFoundError as error:
+                extra = "tflite" if runtime == "mobile" else runtime
+                raise UserError(
+                    f"export.{runtime}: needs the package {error.name}, found none; pip install 'sottovoce[{extra}]'"
+                ) from error
         # 2. Torch's own encoder states, logits and texts.
         transcriber = Transcriber(TorchRuntime(model), source, recipe.teacher.language, recipe.teacher.task)
         reference = Reference.take(transcriber, parity_clips(recipe), tolerance.max_tokens)

@@ -154,7 +154,7 @@ def _trace(
     outputs: list[str],
     shapes: tuple[Any, ...],
 ) -> "onnx.ModelProto":
-    with torch.no_grad(), _quiet():
+    with torch.no_grad(), quiet():
         program = torch.onnx.export(
             graph.eval(),
             inputs,
@@ -170,7 +170,8 @@ def _trace(
 
 
 @contextmanager
-def _quiet() -> "Iterator[None]":
+def quiet() -> "Iterator[None]":
+    """Without torch's remarks on each graph."""
     # Four lines a graph about torchvision's operators, which no Whisper has, and a deprecation inside torch itself.
     logger = logging.getLogger("torch.onnx._internal.exporter._registration")
     level = logger.level

@@ -163,7 +163,8 @@ class Transcriber:
         """
         shape, batch, prompt = self.format, len(mel_BFT), self._prompt(timestamps, previous)
         limit = exact_tokens or max_tokens or shape.max_length
-        limit = min(limit, shape.max_length - len(prompt))
+        # A static cache may end before the model's own positions do.
+        limit = min(limit, min(shape.max_length, getattr(self.runtime, "max_tokens", shape.max_length)) - len(prompt))
         rules = TimestampRules(shape.timestamp_begin, shape.end, shape.no_timestamps) if timestamps else None
         state = self.runtime.encode(mel_BFT)
         if isinstance(self.runtime, Generator):
