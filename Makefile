@@ -38,7 +38,7 @@ interop: setup $(LOADERS:%=$(INTEROP)/%/.installed) ## do other people's loaders
 # The exact torch is the CPU build; a range takes gigabytes of CUDA along.
 $(INTEROP)/optimum/.installed: PACKAGES := torch==2.13.0 optimum-onnx==0.1.0 'transformers<4.58' onnxruntime soundfile
 $(INTEROP)/faster-whisper/.installed: PACKAGES := faster-whisper==1.2.1 soundfile
-$(INTEROP)/litert/.installed: PACKAGES := torch==2.13.0 --editable '.[onnx,tflite,dev]'
+$(INTEROP)/litert/.installed: PACKAGES := torch==2.13.0 --editable '.[onnx,tflite,synthesis,dev]'
 $(INTEROP)/genai/.installed: PACKAGES := openvino-genai==2026.4.1.0 soundfile
 $(INTEROP)/%/.installed:
 	$(PYTHON) -m venv $(@D)

@@ -53,8 +53,11 @@ def scatter(points: Sequence[Point], x_label: str, y_label: str, plot_id: str) -
         for point, (x, y), (start, middle) in zip(points, pixels, boxes, strict=True):
             # Boxes are in pixels of the drawing canvas, offsets in points.
             shift = ((start - x) * 72 / figure.dpi, (middle - y) * 72 / figure.dpi)
+            # A label that found no room beside its marker is tied to it by a line.
+            line = {"arrowstyle": "-", "linewidth": 0.6, "color": _COLOURS[point.role], "shrinkA": 1, "shrinkB": 4}
             axes.annotate(
-                point.name, (point.x, point.y), xytext=shift, textcoords="offset points", va="center", fontsize=9
+                point.name, (point.x, point.y), xytext=shift, textcoords="offset points", va="center", fontsize=9,
+                arrowprops=line if abs(middle - y) > _LABEL_HEIGHT / 2 else None,
             )  # fmt: skip
         return _svg(figure, plot_id)
 

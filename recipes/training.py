@@ -55,8 +55,8 @@ class Train(Section):
     """Utterances an optimiser step over all processes."""
     micro_batch_size: int | Literal["auto"] | None = None
     """Utterances a process takes at a time, gradients accumulated; `auto` halves until they fit; null takes all."""
-    learning_rate: float = Field(default=3e-4, gt=0)
-    """Peak learning rate, after a linear warm-up."""
+    learning_rate: float = Field(default=1e-3, gt=0)
+    """Peak learning rate, after a linear warm-up; measured at width 192 (NOTES.md), wider students want less."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     """What follows the warm-up; `linear` and `cosine` fall to zero after the last step."""
     warmup_steps: int = Field(default=50, ge=0)

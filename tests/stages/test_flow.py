@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -168,3 +169,24 @@ def test_stages_run_by_themselves_with_overrides(finished: Path, run: Run, tmp_p
     assert refused.returncode == 2
     assert "student is stale: student changed" in refused.stderr
     assert len(refused.stderr.strip().splitlines()) == 1
+
+
+def test_every_runtime_goes_the_whole_way(finished: Path, run: Run, tmp_path: Path) -> None:
+    shutil.copytree(finished.parent / "runs", tmp_path / "runs")
+    exports = ["export.openvino=[fp16]", "export.ctranslate2=[int8]", "export.parity.min_equal_text.fp16=0.5"]
+    done = run(*sottovoce("run", str(finished), *exports, f"runs={tmp_path / 'runs'}"))
+    assert done.returncode == 0, done.stderr
+    for name in ("onnx-fp32", "onnx-int8", "openvino-fp16", "ctranslate2-int8"):
+        assert name in done.stdout
+    report = json.loads((tmp_path / "runs" / "small" / "report" / "report.json").read_text())
+    assert "openvino-fp16" in json.dumps(report)
+
+
+def test_an_exporter_that_is_not_installed_is_named(finished: Path, run: Run, tmp_path: Path) -> None:
+    if find_spec("litert_torch") is not None:
+        pytest.skip("litert-torch is installed")
+    shutil.copytree(finished.parent / "runs", tmp_path / "runs")
+    done = run(*sottovoce("run", str(finished), "export.tflite=[int8]", f"runs={tmp_path / 'runs'}"))
+    assert done.returncode == 2
+    assert "export.tflite: needs the package" in done.stderr
+    assert "pip install 'sottovoce[tflite]'" in done.stderr
