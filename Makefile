@@ -59,11 +59,12 @@ types: setup
 
 check: lint types test ## lint, types, tests
 
-bench: setup ## one JSON line a benchmark: the demo's exports, labelling, training
+bench: setup ## one JSON line a benchmark: the demo's exports, labelling, training, exports of true size
 	$(BIN)/sottovoce run recipes/demo/recipe.yaml --from benchmark --until benchmark
 	@$(BIN)/python -m eval.bench recipes/demo/recipe.yaml
 	@$(BIN)/python -m tests.bench.label $(SPEECH) $(VOCABULARY)
 	@$(BIN)/python -m tests.bench.train $(SPEECH) $(VOCABULARY)
+	@$(BIN)/python -m tests.bench.export $(SPEECH) $(VOCABULARY)
 
 clean: ## remove runs and caches; keep the environment
 	rm -rf runs .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info
