@@ -3,6 +3,7 @@
 B batch, N samples, L tokens, S encoder positions, D width.
 """
 
+import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -214,8 +215,14 @@ def training_batches(
         num_workers=workers,
         collate_fn=_Cut(collate, size),
         prefetch_factor=4 if workers else None,
+        worker_init_fn=_leave_ending_to_the_trainer,
     )
     return iter(loader)
+
+
+def _leave_ending_to_the_trainer(_worker: int) -> None:
+    # A scheduler tells every process of a job to stop; the trainer saves first, and needs its data for that step.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def validation_batches(labels: Sequence[Label], collate: Collate, *, batch_size: int) -> Iterator[Batch]:

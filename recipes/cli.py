@@ -114,7 +114,8 @@ def _start(recipe: Recipe, spec: Spec, given: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         message = Path(folder) / "message"
         environment |= {MESSAGES: str(message)}
-        code = _wait(subprocess.Popen([*command, str(given.recipe), *given.overrides], env=environment))
+        process = subprocess.Popen([*command, str(given.recipe), *given.overrides], env=environment)
+        code = _wait(process, launched=program == "accelerate")
         left = json.loads(message.read_text()) if message.is_file() else {}
     if code == 0:
         return
@@ -125,13 +126,13 @@ def _start(recipe: Recipe, spec: Spec, given: argparse.Namespace) -> None:
     sys.exit(left.get("status", code if code in (1, 2, 3) else 1))
 
 
-def _wait(process: subprocess.Popen[bytes]) -> int:
+def _wait(process: subprocess.Popen[bytes], *, launched: bool) -> int:
     """Its exit status. SIGTERM goes on to the stage below any launcher, which saves and ends; then we do."""
 
     def tell(*_: object) -> None:
         below = psutil.Process(process.pid)
-        for leaf in (child for child in [below, *below.children(recursive=True)] if not child.children()):
-            leaf.terminate()
+        for stage in below.children() if launched else [below]:
+            stage.terminate()
 
     before = signal.signal(signal.SIGTERM, tell)
     try:

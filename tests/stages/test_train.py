@@ -109,7 +109,7 @@ def test_two_processes_train_as_one(longer: Path, labelled: Path, run: Run, tmp_
 def test_stopped_at_any_moment_the_weights_are_those_of_an_uninterrupted_run(
     longer: Path, labelled: Path, run: Run, tmp_path: Path, how: str
 ) -> None:
-    place, other = tmp_path / "other", {"SIGTERM": "train.optimizer=adamw", "SIGKILL": "train.save_steps=1"}[how]
+    place, other = tmp_path / "other", {"SIGTERM": "train.workers=1", "SIGKILL": "train.save_steps=1"}[how]
     command = trained(labelled, place, *LONGER, other)
     log = place / "runs" / "small" / "train.partial" / "metrics.jsonl"
 
