@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 from tokenizers import Tokenizer
-from transformers import WhisperConfig, WhisperForConditionalGeneration
+from transformers import WhisperForConditionalGeneration
 
 from distill.export import Student
 from distill.export.ctranslate2_export import FILES, alignment_heads, export_ctranslate2, token_names
 from distill.export.parity import Reference, compare
-from distill.student import cut, save_model
+from distill.student import save_model
 from eval.audio import read_audio
 from eval.latency import TimedGenerator
 from eval.runtimes import open_runtime, weight_files
@@ -23,28 +23,18 @@ from eval.runtimes.torch import TorchRuntime, load_model
 from eval.runtimes.transcriber import Generator, Transcriber
 from recipes.errors import UserError
 from tests.conftest import TEACHER
+from tests.unit.models import demo_student, random_whisper
 
 PRECISIONS = ("fp32", "int8")
 
 
-def shallow_teacher() -> WhisperForConditionalGeneration:
-    return cut(load_model(TEACHER), [0, 1, 2, 3], [0, 3])
-
-
 def random_128() -> WhisperForConditionalGeneration:
     """128 mels, unequal depths, more embeddings than tokens, a window of 2 s."""
-    torch.manual_seed(0)
-    config = WhisperConfig(
-        vocab_size=600, num_mel_bins=128, d_model=64, encoder_layers=1, decoder_layers=2, encoder_attention_heads=2,
-        decoder_attention_heads=4, encoder_ffn_dim=128, decoder_ffn_dim=96, max_source_positions=100,
-        max_target_positions=40, pad_token_id=256, bos_token_id=256, eos_token_id=256, decoder_start_token_id=257,
-        suppress_tokens=None, begin_suppress_tokens=None, init_std=0.15,
+    return random_whisper(
+        vocab_size=600, d_model=64, decoder_attention_heads=4, encoder_ffn_dim=128, decoder_ffn_dim=96,
+        max_source_positions=100, max_target_positions=40, pad_token_id=256, bos_token_id=256, eos_token_id=256,
+        decoder_start_token_id=257,
     )  # fmt: skip
-    model = WhisperForConditionalGeneration(config).eval()
-    for name, parameter in model.named_parameters():
-        if name.endswith("bias"):  # zero at first, so that a forgotten one would not show
-            torch.nn.init.normal_(parameter, std=0.1)
-    return model
 
 
 @pytest.fixture(scope="module", params=["teacher", "random-128"])
@@ -52,7 +42,7 @@ def student(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     """A checkpoint with both exports beside it; the model is the one that was exported."""
     folder = tmp_path_factory.mktemp(request.param)
     if request.param == "teacher":
-        save_model(shallow_teacher(), folder, processors=TEACHER, decoder_layers=[0, 3])
+        save_model(demo_student(), folder, processors=TEACHER, decoder_layers=[0, 3])
     else:
         save_model(random_128(), folder, processors=TEACHER, decoder_layers=[0, 1])
         edit(folder / "preprocessor_config.json", feature_size=128, chunk_length=2, n_samples=32_000)

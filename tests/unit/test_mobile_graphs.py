@@ -2,7 +2,6 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +9,6 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-import torch
 from transformers import WhisperForConditionalGeneration
 
 pytest.importorskip("litert_torch", reason="in an environment of its own; make interop")
@@ -22,7 +20,9 @@ from eval.runtimes.tflite import TfliteRuntime
 from eval.runtimes.torch import TorchRuntime
 from eval.runtimes.transcriber import Runtime, Transcriber
 from tests.conftest import TEACHER
-from tests.unit.static import demo_student, parity_db, random_student
+from tests.unit.models import demo_student, parity_db, random_whisper
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 RUNTIMES = ["onnx", "tflite"]
 
@@ -59,15 +59,6 @@ class OnnxGraph:
         return dict(zip(names, self.session.run(names, self.held), strict=True))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Matrices this small only wait for a second thread."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     """One encoder layer: converting all four takes 20 s, and the text need only be equal, not right."""
@@ -78,7 +69,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Exported:
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    model, folder = random_student(), tmp_path_factory.mktemp("small")
+    model, folder = random_whisper(), tmp_path_factory.mktemp("small")
     export_mobile(Student(model, TEACHER, []), folder)
     return Exported(model, folder)
 

@@ -11,13 +11,12 @@ from pathlib import Path
 import numpy as np
 import openvino
 import pytest
-import torch
-from transformers import EncoderDecoderCache, WhisperConfig, WhisperForConditionalGeneration
+from transformers import WhisperForConditionalGeneration
 
 from data_prep.synthesize import VOICES, synthesize
 from distill.export import Student, openvino_export, openvino_quantize
 from distill.export.openvino_export import export_openvino
-from distill.student import cut, save_model
+from distill.student import save_model
 from eval.audio import read_audio
 from eval.runtimes import open_runtime
 from eval.runtimes.openvino import PRECISIONS, OpenVinoRuntime, files
@@ -25,6 +24,9 @@ from eval.runtimes.torch import TorchRuntime, load_model
 from eval.runtimes.transcriber import Transcriber
 from recipes.errors import UserError
 from tests.conftest import SENTENCES, TEACHER
+from tests.unit.models import demo_student, psnr, random_whisper, token_steps, torch_steps
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 PSNR_DB = {"fp32": 90, "fp16": 40, "int8": 30}
 """Smallest 20 log10(largest expected value / root mean square error); fp16 computes in bfloat16 where it can."""
@@ -41,15 +43,12 @@ class Exported:
 
 @pytest.fixture(scope="module", autouse=True)
 def quick() -> Iterator[None]:
-    """One thread, and a grid of two: alphas and clips change what is chosen, not how."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    """A grid of two: alphas and clips change what is chosen, not how."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(openvino_quantize, "ALPHAS", (None, 0.5))
         patch.setattr(openvino_quantize, "CALIBRATION_CLIPS", 4)
         patch.setattr(openvino_quantize, "HELD_OUT_CLIPS", 2)
         yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +57,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     folder, speech = tmp_path_factory.mktemp("demo"), tmp_path_factory.mktemp("speech")
     rows = synthesize(SENTENCES[:8], VOICES, speech, seed=1)
     audio = [str(speech / row["file_name"]) for row in rows]
-    save_model(cut(load_model(TEACHER), [0, 1, 2, 3], [0, 3]), folder, processors=TEACHER, decoder_layers=[0, 3])
+    save_model(demo_student(), folder, processors=TEACHER, decoder_layers=[0, 3])
     model = load_model(folder)
     export_openvino(Student(model, folder, [[path] for path in audio]), folder, PRECISIONS)
     return Exported(model, folder, audio)
@@ -67,16 +66,9 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Exported:
 @pytest.fixture(scope="module")
 def wide(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     """128 mel bins, large-v3's vocabulary, more encoder than decoder layers."""
-    torch.manual_seed(0)
-    config = WhisperConfig(
-        vocab_size=51866, num_mel_bins=128, d_model=32, encoder_layers=2, decoder_layers=1, encoder_attention_heads=2,
-        decoder_attention_heads=2, encoder_ffn_dim=64, decoder_ffn_dim=64, max_source_positions=50,
-        max_target_positions=40, init_std=0.15,
-    )  # fmt: skip
-    model = WhisperForConditionalGeneration(config).eval()
-    for name, parameter in model.named_parameters():
-        if name.endswith("bias"):  # zero at first, so that a forgotten one would not show
-            torch.nn.init.normal_(parameter, std=0.1)
+    model = random_whisper(
+        vocab_size=51866, encoder_layers=2, decoder_layers=1, max_source_positions=50, max_target_positions=40
+    )
     folder = tmp_path_factory.mktemp("wide")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(openvino_export, "tokenizer_models", lambda _: {})
@@ -94,31 +86,6 @@ def mels(exported: Exported, batch: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).uniform(-1, 1, shape).astype(np.float32)
 
 
-@torch.no_grad()
-def torch_logits(
-    model: WhisperForConditionalGeneration, mel_BFT: np.ndarray, steps: list[np.ndarray]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Hugging Face's encoder states and, step by step, the logits [N, B, V] of the last token."""
-    encoder_BSD = model.model.encoder(torch.from_numpy(mel_BFT)).last_hidden_state
-    cache: EncoderDecoderCache | None = None
-    logits = []
-    for tokens_BL in steps:
-        decoded = model.model.decoder(
-            input_ids=torch.from_numpy(tokens_BL),
-            encoder_hidden_states=encoder_BSD,
-            past_key_values=cache,
-            use_cache=True,
-        )
-        cache = decoded.past_key_values
-        logits.append(model.proj_out(decoded.last_hidden_state[:, -1]).numpy())
-    return encoder_BSD.numpy(), np.stack(logits)
-
-
-def token_steps(exported: Exported, batch: int) -> list[np.ndarray]:
-    rng = np.random.default_rng(1)
-    return [rng.integers(0, exported.model.config.vocab_size, (batch, length)) for length in STEPS]
-
-
 def run(runtime: OpenVinoRuntime, mel_BFT: np.ndarray, steps: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     state, logits = runtime.encode(mel_BFT), []
     encoder_BSD = state.encoder_BSD
@@ -129,11 +96,6 @@ def run(runtime: OpenVinoRuntime, mel_BFT: np.ndarray, steps: list[np.ndarray]) 
     return encoder_BSD, np.stack(logits)
 
 
-def psnr(expected: np.ndarray, found: np.ndarray) -> float:
-    assert expected.shape == found.shape
-    return float(20 * np.log10(np.abs(expected).max() / np.sqrt(np.mean((expected - found) ** 2))))
-
-
 # Batches grow and shrink on one runtime: its state must be that of the clip at hand, in every precision.
 @pytest.mark.parametrize(
     ("name", "precision"), [*(("demo", precision) for precision in PRECISIONS), ("wide", "fp32"), ("wide", "fp16")]
@@ -142,8 +104,8 @@ def test_runtime_equals_torch_clip_after_clip(name: str, precision: str, request
     exported: Exported = request.getfixturevalue(name)
     runtime = OpenVinoRuntime(exported.folder, precision, threads=1)
     for seed, batch in enumerate([1, 1, 2, 1, 3]):
-        mel_BFT, steps = mels(exported, batch, seed), token_steps(exported, batch)
-        expected_BSD, expected_NBV = torch_logits(exported.model, mel_BFT, steps)
+        mel_BFT, steps = mels(exported, batch, seed), token_steps(exported.model, batch, STEPS)
+        expected_BSD, expected_NBV = torch_steps(exported.model, mel_BFT, steps)
         encoder_BSD, found_NBV = run(runtime, mel_BFT, steps)
         assert psnr(expected_BSD, encoder_BSD) > PSNR_DB[precision]
         assert psnr(expected_NBV, found_NBV) > PSNR_DB[precision]
@@ -164,10 +126,10 @@ def test_a_clip_in_other_memory_is_heard_in_bfloat16_too(demo: Exported) -> None
     # GenAI and optimum-intel lend their arrays and let the CPU choose its precision.
     path = demo.folder / "openvino-fp32" / "openvino_decoder_model.xml"
     request = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "bf16"}).create_infer_request()
-    (tokens_BL, *_) = steps = token_steps(demo, 1)[:1]
+    (tokens_BL, *_) = steps = token_steps(demo.model, 1, STEPS[:1])
     kept = []
     for seed in range(3):
-        encoder_BSD, expected_NBV = torch_logits(demo.model, mels(demo, 1, seed), steps)
+        encoder_BSD, expected_NBV = torch_steps(demo.model, mels(demo, 1, seed), steps)
         kept.append(encoder_BSD)
         request.reset_state()
         feeds = {"input_ids": tokens_BL, "encoder_hidden_states": encoder_BSD, "beam_idx": np.zeros(1, np.int32)}

@@ -5,8 +5,9 @@ import pytest
 
 from recipes.errors import UserError
 from recipes.flow import needs, stages
+from recipes.freshness import fingerprints, path_fingerprint, read_record, state
 from recipes.schema import Recipe
-from recipes.stage import Work, fingerprints, open_stage, path_fingerprint, read_record, state
+from recipes.stage import Work, open_stage
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +25,9 @@ from eval.runtimes.torch import TorchRuntime
 from eval.runtimes.transcriber import Transcriber
 from recipes.errors import UserError
 from tests.conftest import TEACHER
-from tests.unit.static import PROMPT, demo_student, parity_db, psnr, random_mel, random_student
+from tests.unit.models import PROMPT, demo_student, parity_db, psnr, random_mel, random_whisper
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 PRECISIONS = list(SUFFIX)
 
@@ -35,15 +36,6 @@ PRECISIONS = list(SUFFIX)
 class Exported:
     model: WhisperForConditionalGeneration
     folder: Path
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Matrices this small only wait for a second thread."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def export(model: WhisperForConditionalGeneration, folder: Path) -> Exported:
@@ -58,13 +50,13 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Exported:
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    return export(random_student(), tmp_path_factory.mktemp("small"))
+    return export(random_whisper(), tmp_path_factory.mktemp("small"))
 
 
 @pytest.mark.parametrize("form", [BATCHED, MOBILE], ids=["batched", "mobile"])
 @torch.no_grad()
 def test_graphs_equal_hugging_face(form: Form) -> None:
-    model = random_student()
+    model = random_whisper()
     mel = torch.from_numpy(random_mel(model))
     expected_1SD = model.model.encoder(mel).last_hidden_state
     outputs = StaticEncoder(model, form)(mel)
@@ -162,9 +154,9 @@ def test_every_weight_is_stored_once_and_small(demo: Exported) -> None:
 
 def test_unknown_precision_and_half_models_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="int4"):
-        export_tflite(Student(random_student(), TEACHER, []), tmp_path, ["int4"])
+        export_tflite(Student(random_whisper(), TEACHER, []), tmp_path, ["int4"])
     with pytest.raises(ValueError, match="float32"):
-        export_tflite(Student(random_student().half(), TEACHER, []), tmp_path, ["fp32"])
+        export_tflite(Student(random_whisper().half(), TEACHER, []), tmp_path, ["fp32"])
 
 
 def test_registry_finds_the_files(small: Exported) -> None:
