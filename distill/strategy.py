@@ -32,6 +32,8 @@ def without_head(weights: Tensors) -> Tensors:
 class Replicated:
     """Every process holds the whole student: one process, or data parallel."""
 
+    steps_in_backward = False
+
     def __init__(self, model: torch.nn.Module, optimizer: torch.optim.Optimizer):
         inner: Any = getattr(model, "module", model)
         self.objective: Objective = inner
@@ -60,6 +62,8 @@ class Replicated:
 
 class FullySharded:
     """PyTorch FSDP2: each process holds a slice of every tensor. `plain` is a copy made before, filled when needed."""
+
+    steps_in_backward = False
 
     def __init__(self, model: torch.nn.Module, optimizer: torch.optim.Optimizer, plain: Objective):
         self.model, self.optimizer, self.plain = model, optimizer, plain
@@ -94,6 +98,8 @@ class FullySharded:
 
 class DeepSpeed:
     """ZeRO 1 and 2: the student is whole in the arithmetic's precision, float32 weights and moments are sharded."""
+
+    steps_in_backward = True
 
     def __init__(self, engine: Any, plain: Objective):
         self.engine, self.plain = engine, plain

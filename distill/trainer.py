@@ -15,22 +15,18 @@ from accelerate.utils import gather_object, set_seed
 from tqdm import tqdm
 from transformers import WhisperForConditionalGeneration
 
-from data_prep.augment import Augmentation
 from data_prep.label_store import Label
 from data_prep.memory import out_of_memory
 from distill import optimization
+from distill.assembly import assemble
 from distill.batches import Batch, Collate
 from distill.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
 from distill.examples import Drawing
-from distill.losses import Weights
 from distill.objective import Objective
-from distill.strategy import DeepSpeed, prepared, without_head
+from distill.strategy import without_head
 from distill.student import save_model
-from distill.teaching import LiveTeacher
 from distill.validation import Validation
-from eval.runtimes.torch import load_model
 from recipes.errors import RunError, UserError
-from recipes.models import model_folder
 from recipes.schema import Recipe
 from recipes.stage import Work
 from recipes.training import Train
@@ -40,60 +36,19 @@ class Trainer:
     """Holds what a run holds; `run` is the loop."""
 
     def __init__(self, recipe: Recipe, section: Train, accelerator: Accelerator, work: Work, validation: Validation):
-        self.recipe, self.section, self.accelerator, self.work = recipe, section, accelerator, work
-        self.validation = validation
-        self.folder = recipe.root / "student" / "model"
         if section.batch_size < accelerator.num_processes:
             raise UserError(
                 f"train.batch_size: expected at least one utterance for each of {accelerator.num_processes} "
                 f"processes, found {section.batch_size}"
             )
-        if accelerator.device.type == "cpu":
-            # Some gradients add up in the order in which threads come; this fixes the order, so that runs repeat.
-            torch.use_deterministic_algorithms(True, warn_only=True)
-            torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-        self.student = load_model(self.folder)
-        self.student.model.encoder.requires_grad_(not section.freeze_encoder)
-        self.student.model.encoder.embed_positions.requires_grad_(False)  # sinusoids, by Whisper's design
-        if section.gradient_checkpointing:
-            self.student.gradient_checkpointing_enable({"use_reentrant": False})
-        objective = Objective(
-            self.student, Weights(section.ce_weight, section.kl_weight, section.temperature, section.ctc_weight),
-            freeze_encoder=section.freeze_encoder, teacher=self._teacher(),
-            augment=Augmentation.of(section.augment, recipe.seed) if section.augment else None,
-        )  # fmt: skip
-        if section.lora is not None:
-            optimization.add_adapters(self.student, section.lora, encoder=not section.freeze_encoder)
-        if section.compile:
-            self.student.model.encoder.compile()
-            self.student.model.decoder.compile()
-        self.average = (
-            optimization.moving_average(self.student, section.ema_decay).to(accelerator.device)
-            if section.ema_decay
-            else None
-        )
-        trainable = [parameter for parameter in objective.parameters() if parameter.requires_grad]
-        self.model, self.optimizer, self.strategy = prepared(
-            accelerator, section, objective, optimization.optimizer(section, trainable, accelerator.device)
-        )
+        self.recipe, self.section, self.accelerator, self.work = recipe, section, accelerator, work
+        self.validation, self.folder = validation, recipe.root / "student" / "model"
+        parts = assemble(recipe, section, accelerator)
+        self.student, self.model, self.average = parts.student, parts.model, parts.average
+        self.optimizer, self.strategy = parts.optimizer, parts.strategy
         self.best: dict[str, float] = {}
         self.skipped: list[dict[str, Any]] = []
         self.stopping = False
-
-    def _teacher(self) -> LiveTeacher | None:
-        section = self.section
-        if section.kl_weight == 0 or section.teacher == "stored":
-            return None
-        teacher = LiveTeacher(
-            model_folder(self.recipe.teacher.model), self.student, self.accelerator.device,
-            frozen=section.freeze_encoder, quantize=section.quantize_teacher,
-        )  # fmt: skip
-        if section.cache_encoder and not teacher.shares_encoder:
-            raise UserError(
-                "train.cache_encoder: the student's encoder is not the live teacher's, which needs the audio itself; "
-                "set train.teacher=stored or cache_encoder=false"
-            )
-        return teacher
 
     @property
     def objective(self) -> Objective:
@@ -198,7 +153,7 @@ class Trainer:
             with nullcontext() if accelerator.sync_gradients else accelerator.no_sync(self.model):
                 with accelerator.autocast():
                     sums = self.model(batch, scale)
-                if isinstance(self.strategy, DeepSpeed):
+                if self.strategy.steps_in_backward:
                     self._must_be_finite(step, batch, sums)
                 # DDP averages gradients over processes: times their number, this is the sum over all tokens / tokens.
                 accelerator.backward(sums[0] * accelerator.num_processes / tokens)
@@ -235,7 +190,7 @@ class Trainer:
             )
 
     def _must_be_finite(self, step: int, batch: Batch, sums_4: torch.Tensor) -> None:
-        """DeepSpeed moves the weights within its backward pass: a step cannot be skipped after it."""
+        """Where the weights move within the backward pass, a step cannot be skipped after it."""
         if wrong := gather_object(batch.ids if not torch.isfinite(sums_4).all() else []):
             raise RunError(
                 f"train: the loss was not a number in step {step}, utterances {', '.join(wrong)}; with DeepSpeed such "
