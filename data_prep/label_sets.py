@@ -16,8 +16,8 @@ from huggingface_hub import HfApi, snapshot_download
 from data_prep.label_store import Label, merge_parts, read_labels, shards, write_part
 from eval.utterances import Utterance
 from recipes.errors import UserError, run_main
+from recipes.freshness import read_record
 from recipes.schema import load
-from recipes.stage import read_record
 
 _CARD = """---
 configs:

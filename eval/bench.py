@@ -6,7 +6,8 @@ python -m eval.bench recipes/demo/recipe.yaml
 import json
 
 from recipes.errors import UserError, run_main
-from recipes.stage import arguments, read_record
+from recipes.freshness import read_record
+from recipes.stage import arguments
 
 
 def main() -> None:

@@ -13,9 +13,10 @@ from eval.budget import judge, load_budget
 from eval.report_page import render
 from recipes.errors import run_main
 from recipes.flow import stages
+from recipes.freshness import read_record
 from recipes.machine import commit, machine
 from recipes.schema import Recipe
-from recipes.stage import arguments, open_stage, read_record, write_json
+from recipes.stage import arguments, open_stage, write_json
 
 
 def main() -> None:

@@ -25,8 +25,8 @@ import yaml
 from recipes.check import estimate
 from recipes.errors import MESSAGES, UserError, run_main
 from recipes.flow import SPECS, Spec, stages
+from recipes.freshness import read_record, state
 from recipes.schema import Recipe, json_schema, load
-from recipes.stage import read_record, state
 
 _HOME = Path(__file__).resolve().parent.parent
 """Where the stage files are: the checkout, or site-packages."""

@@ -1,9 +1,7 @@
 """Stage folders: `runs/NAME/STAGE/` holds a stage's output and, written last, `stage.json`.
 
 A stage works in `STAGE.partial/` beside the final folder and is renamed when whole, so a folder without
-`.partial` is always a finished one and a killed stage goes on in its own partial folder. A stage is current
-while its recipe sections and the fingerprints of all else it was made from (the outputs of earlier stages, files from
-outside) equal those in its `stage.json`, and its outputs are still there.
+`.partial` is always a finished one and a killed stage goes on in its own partial folder.
 """
 
 import argparse
@@ -16,133 +14,14 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
-
 from recipes.errors import RunError, UserError, one_line
-from recipes.flow import SPECS, before, needs
+from recipes.flow import SPECS, needs
+from recipes.freshness import changed_inputs, fingerprints, read_record, state, text_digest
 from recipes.machine import commit, machine
 from recipes.schema import Recipe, load
-
-_SAMPLED_ABOVE = 64 * 2**20  # bytes; larger outside files are fingerprinted by size, head and tail
-_AUDIO_METADATA = (".jsonl", ".csv", ".json", ".txt", ".tsv")
-
-
-@dataclass(frozen=True)
-class State:
-    """Whether a stage is current, and in words why not."""
-
-    current: bool
-    reason: str
-
-
-def state(recipe: Recipe, name: str) -> State:
-    """Compare a stage folder with the recipe, the earlier stages and the files from outside."""
-    for earlier in before(recipe, name):
-        if not (found := _own_state(recipe, earlier)).current:
-            return State(False, f"{earlier} is {found.reason}")
-    return _own_state(recipe, name)
-
-
-def _own_state(recipe: Recipe, name: str) -> State:
-    folder = recipe.root / name
-    record = read_record(folder)
-    if record is None:
-        partial = folder.with_name(f"{name}.partial").is_dir()
-        return State(False, "unfinished" if partial else "not made yet")
-    if changed := _changed(record, recipe, name):
-        return State(False, f"stale: {', '.join(changed)} changed")
-    for path, output in record["outputs"].items():
-        file = folder / path
-        if not file.is_file() or file.stat().st_size != output["bytes"]:
-            return State(False, f"stale: {file} is missing or was changed")
-    return State(True, "up to date")
-
-
-def _changed(record: dict[str, Any], recipe: Recipe, name: str) -> list[str]:
-    """What a record was made from that is different now."""
-    values = recipe.model_dump(mode="json")
-    changed = [key for key in SPECS[name].sections if _as_read_now(key, record["recipe"].get(key)) != values[key]]
-    made_from, now = record["inputs"], fingerprints(recipe, name)
-    return changed + [key for key in [*now, *(made_from.keys() - now.keys())] if made_from.get(key) != now.get(key)]
-
-
-def _as_read_now(key: str, recorded: Any) -> Any:
-    """A recorded section, with what the schema has gained since at its default: that changes nothing."""
-    annotation: Any = Recipe.model_fields[key].annotation
-    section: TypeAdapter[Any] = TypeAdapter(annotation)
-    try:
-        return section.dump_python(section.validate_python(recorded), mode="json")
-    except ValidationError:
-        return recorded
-
-
-def read_record(folder: Path) -> dict[str, Any] | None:
-    """The `stage.json` of a finished stage, or None."""
-    try:
-        record: dict[str, Any] = json.loads((folder / "stage.json").read_text())
-    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
-        return None
-    return record if record.get("status") == "done" else None
-
-
-def fingerprints(recipe: Recipe, name: str) -> dict[str, str]:
-    """What a stage is made from beside the recipe: a hash for each earlier stage and outside file."""
-    spec, prints = SPECS[name], dict[str, str]()
-    for need in needs(recipe, name):
-        record = read_record(recipe.root / need)
-        prints[f"{need} output"] = record["fingerprint"] if record else "none"
-    for kind in spec.outside:
-        for path in _outside(recipe, kind):
-            prints[str(path)] = path_fingerprint(path, content=kind != "sources")
-    return prints
-
-
-def _outside(recipe: Recipe, kind: str) -> list[Path]:
-    if kind == "teacher":
-        return [path] if (path := Path(recipe.teacher.model)).is_dir() else []
-    if kind == "budget":
-        return [recipe.budget.device] if recipe.budget else []
-    places = [source.place for source in recipe.corpus.sources]
-    return [place for place in places if place]
-
-
-@cache
-def path_fingerprint(path: Path, *, content: bool = True) -> str:
-    """Hash of a file, or of a folder: by content, or of a folder of audio its metadata by content, the rest by time.
-
-    A model that was cloned again is the same model; a hundred thousand recordings are not read to see if they are.
-    """
-    if path.is_file():
-        return _file_fingerprint(path)
-    parts = []
-    for file in sorted(path.rglob("*")):
-        if not file.is_file() or any(part.startswith(".") for part in file.relative_to(path).parts):
-            continue
-        if content or file.suffix in _AUDIO_METADATA:
-            parts.append(f"{file.relative_to(path)} {_file_fingerprint(file)}")
-        else:
-            status = file.stat()
-            parts.append(f"{file.relative_to(path)} {status.st_size} {status.st_mtime_ns}")
-    return _hash("\n".join(parts))
-
-
-def _file_fingerprint(file: Path) -> str:
-    size = file.stat().st_size
-    with file.open("rb") as stream:
-        if size <= _SAMPLED_ABOVE:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-        head = stream.read(_SAMPLED_ABOVE // 2)
-        stream.seek(-_SAMPLED_ABOVE // 2, os.SEEK_END)
-        return hashlib.sha256(str(size).encode() + head + stream.read()).hexdigest()
-
-
-def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 class Work:
@@ -171,7 +50,7 @@ class Work:
             record = json.loads((self.folder / "stage.json").read_text())
         except (FileNotFoundError, json.JSONDecodeError):
             record = {}
-        if not record or _changed(record, self.recipe, self.name):
+        if not record or changed_inputs(record, self.recipe, self.name):
             shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True, exist_ok=True)
         # The lock goes with the process, however it ends.
@@ -216,7 +95,7 @@ class Work:
             "seconds": round(time.time() - self._started + self._record.get("seconds_before", 0.0), 2),
             "counts": counts or {},
             "metrics": metrics or {},
-            "fingerprint": _hash(json.dumps({path: output["sha256"] for path, output in outputs.items()})),
+            "fingerprint": text_digest(json.dumps({path: output["sha256"] for path, output in outputs.items()})),
             "outputs": outputs,
         }
         write_json(self.folder / "stage.json", self._record)
