@@ -21,7 +21,7 @@ from data_prep.features import LogMel
 from data_prep.label_store import Decoding, Distribution
 from eval.metrics import compression_ratio
 from eval.runtimes.torch import load_teacher
-from eval.runtimes.transcriber import Format
+from eval.runtimes.transcriber import Format, no_speech_token
 from recipes.errors import UserError
 from recipes.sections import Labels
 from recipes.sections import Teacher as TeacherSection
@@ -55,15 +55,10 @@ class Teacher:
         self.format = Format.load(folder, teacher.language, teacher.task)
         self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self.log_mel = LogMel(self.format.mel_bins).to(device)
-        generation = self.model.generation_config
-        self.languages: dict[str, int] = {
-            name.strip("<|>"): token for name, token in (getattr(generation, "lang_to_id", None) or {}).items()
-        }
-        self.no_speech = self.tokenizer.token_to_id("<|nospeech|>") or self.tokenizer.token_to_id("<|nocaptions|>")
-        self.timestamp_begin: int = generation.no_timestamps_token_id + 1
-        if labels.timestamps and self.timestamp_begin >= self.model.config.vocab_size:
+        self.no_speech = no_speech_token(self.tokenizer)
+        if labels.timestamps and self.format.timestamp_begin >= self.model.config.vocab_size:
             raise UserError("labels.timestamps: expected a teacher with timestamp tokens, found none; set it to false")
-        if labels.language == "detect" and not self.languages:
+        if labels.language == "detect" and not self.format.languages:
             raise UserError("labels.language: detect expects a multilingual teacher, found an English-only one")
         self.top_k = min(labels.top_k, self.model.config.vocab_size)
 
@@ -74,7 +69,7 @@ class Teacher:
         """Clips of samples [N]; names seed the sampling, so that a label depends on its own utterance alone."""
         encoder_BSD = self.encode(clips)
         codes = self._languages(encoder_BSD, languages)
-        prompt_BL = np.array([self._prompt(code) for code in codes])
+        prompt_BL = np.array([self.format.prompt_in(code) for code in codes])
         no_speech_B, plain = self._decode(encoder_BSD, prompt_BL, names, timestamps=False)
         timed: list[Decoding] | list[None] = [None] * len(clips)
         if self.labels.timestamps:
@@ -90,25 +85,17 @@ class Teacher:
         return self.model.model.encoder(mel_BFT).last_hidden_state
 
     def _languages(self, encoder_BSD: torch.Tensor, given: Sequence[str | None]) -> list[str | None]:
-        if not self.languages or self.labels.language == "teacher":
+        if not self.format.languages or self.labels.language == "teacher":
             return [self.language] * len(given)
         if self.labels.language == "column":
             codes = [code or self.language for code in given]
-            if unknown := {code for code in codes if code not in self.languages}:
+            if unknown := {code for code in codes if code not in self.format.languages}:
                 raise UserError(f"labels.language: the corpus has languages the teacher does not know: {unknown}")
             return codes
         start_B1 = torch.full((len(given), 1), self.format.prompt[0], device=self.device)
         logits_BV = self._forward(start_B1, encoder_BSD, None)[0][:, 0]
-        names, tokens = list(self.languages), list(self.languages.values())
+        names, tokens = list(self.format.languages), list(self.format.languages.values())
         return [names[best] for best in logits_BV[:, tokens].argmax(dim=1).tolist()]
-
-    def _prompt(self, code: str | None) -> list[int]:
-        """The format's prompt with this language in its place."""
-        prompt = list(self.format.prompt)
-        if self.languages:
-            assert code is not None
-            prompt[1] = self.languages[code]
-        return prompt
 
     def _decode(
         self, encoder_BSD: torch.Tensor, prompt_BL: np.ndarray, names: Sequence[str], *, timestamps: bool
@@ -239,8 +226,8 @@ class Teacher:
                 continue
             parts.append(self.tokenizer.decode(words))
             words = []
-            if token >= self.timestamp_begin:
-                parts.append(f"<|{(token - self.timestamp_begin) * 0.02:.2f}|>")
+            if token >= self.format.timestamp_begin:
+                parts.append(f"<|{(token - self.format.timestamp_begin) * 0.02:.2f}|>")
         return "".join(parts).strip()
 
 

@@ -50,9 +50,7 @@ def transcribe(
         ((language, no_speech),) = transcriber.listen(mel_BFT)
         row = {"language": language, "no_speech_prob": round(no_speech, 4)}
         if language is not None:
-            start, _, *rest = transcriber.format.prompt
-            prompt = [start, transcriber.format.languages[language], *rest]
-            transcriber.format = replace(transcriber.format, prompt=prompt)
+            transcriber.format = replace(transcriber.format, prompt=transcriber.format.prompt_in(language))
     timed = given.timestamps or given.format in ("srt", "vtt")
     (said,) = transcriber.decode(mel_BFT, scores=True, timestamps=timed, previous=given.previous)
     row |= {"text": said.text, "mean_logprob": round(said.mean_logprob, 4)}

@@ -48,8 +48,11 @@ def estimate(recipe: Recipe) -> list[str]:
             each_mb = 2e-6 * shape.source_positions * shape.width
             lines.append(f"disk    encoder cache {each_mb:.2f} MB an utterance while training")
     bytes_each = {"fp32": 4, "fp16": 2, "int8": 1}
-    sizes = ", ".join(f"{name} {student.parameters * bytes_each[name] / 1e6:.0f} MB" for name in recipe.export.onnx)
-    return [*lines, f"export  ONNX {sizes or 'none'} at least"]
+    sizes = ", ".join(
+        f"{name} {student.parameters * bytes_each[precision] / 1e6:.0f} MB"
+        for name, _, precision in recipe.export.artefacts
+    )
+    return [*lines, f"export  at least: {sizes}" if sizes else "export  nothing"]
 
 
 def _model_line(role: str, shape: Shape) -> str:

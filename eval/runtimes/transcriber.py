@@ -77,6 +77,14 @@ class Format:
         """The token of 0.00 s; it and all after it are timestamps."""
         return self.no_timestamps + 1
 
+    def prompt_in(self, language: str | None) -> list[int]:
+        """The prompt with another language in its place; as it stands where the model has none."""
+        if not self.languages:
+            return list(self.prompt)
+        assert language is not None
+        start, _, *rest = self.prompt
+        return [start, self.languages[language], *rest]
+
     @classmethod
     def load(cls, folder: Path, language: str | None, task: str) -> "Format":
         """Read config, generation_config and preprocessor_config; UserError for a language it does not have."""
@@ -84,8 +92,8 @@ class Format:
         generation = _read_json(folder / "generation_config.json")
         features = _read_json(folder / "preprocessor_config.json")
         prompt = [generation["decoder_start_token_id"]]
-        if generation.get("is_multilingual", False):
-            languages = generation["lang_to_id"]
+        languages = generation["lang_to_id"] if generation.get("is_multilingual", False) else {}
+        if languages:
             if f"<|{language}|>" not in languages:
                 known = ", ".join(sorted(name.strip("<|>") for name in languages))
                 raise UserError(f"teacher.language: expected one of {known} (of {folder}), found {language}")
@@ -108,7 +116,7 @@ class Format:
             mel_bins=config["num_mel_bins"],
             window_samples=window,
             start_of_previous=generation.get("prev_sot_token_id"),
-            languages={name.strip("<|>"): token for name, token in (generation.get("lang_to_id") or {}).items()},
+            languages={name.strip("<|>"): token for name, token in languages.items()},
         )
 
 
@@ -198,7 +206,7 @@ class Transcriber:
         start_B1 = np.full((len(mel_BFT), 1), self.format.prompt[0], np.int64)
         logits_BV, _ = self.runtime.step(start_B1, self.runtime.encode(mel_BFT))
         codes, tokens = list(self.format.languages), list(self.format.languages.values())
-        silent = self.tokenizer.token_to_id("<|nospeech|>") or self.tokenizer.token_to_id("<|nocaptions|>")
+        silent = no_speech_token(self.tokenizer)
         p_B = np.exp(_logprob(logits_BV, np.full(len(mel_BFT), silent))) if silent else np.zeros(len(mel_BFT))
         best = [codes[int(row.argmax())] if codes else None for row in logits_BV[:, tokens]]
         return list(zip(best, p_B.tolist(), strict=True))
@@ -234,6 +242,12 @@ class Transcriber:
         # In Whisper's vocabularies all special tokens and timestamps stand at or above the end of text.
         text: str = self.tokenizer.decode([token for token in tokens if token < self.format.end])
         return text.strip()
+
+
+def no_speech_token(tokenizer: Tokenizer) -> int | None:
+    """The token whose probability in the first place is that of no speech, by its new or its old name."""
+    found: int | None = tokenizer.token_to_id("<|nospeech|>") or tokenizer.token_to_id("<|nocaptions|>")
+    return found
 
 
 def _logprob(logits_BV: np.ndarray, chosen_B: np.ndarray) -> np.ndarray:
