@@ -2,11 +2,9 @@
 
 from collections.abc import Sequence
 
-from tokenizers import Tokenizer
-
 from data_prep.label_store import Decoding, Label
 from eval.metrics import normalizer
-from eval.runtimes.transcriber import Format
+from eval.runtimes.format import Format, load_tokenizer
 from eval.utterances import Utterance
 from recipes.errors import UserError
 from recipes.models import model_folder
@@ -21,7 +19,7 @@ def reference_labels(recipe: Recipe, utterances: Sequence[Utterance]) -> list[La
     assert recipe.labels is not None
     folder = model_folder(recipe.teacher.model)
     form = Format.load(folder, recipe.teacher.language, recipe.teacher.task)
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer = load_tokenizer(folder)
     normalize = normalizer("basic" if recipe.labels.text == "normalized_reference" else "none", folder)
     if not any(item.text for item in utterances):
         raise UserError(f"labels.text: {recipe.labels.text} needs sources with transcripts, found none")

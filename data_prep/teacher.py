@@ -13,15 +13,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer
 from transformers import DynamicCache, EncoderDecoderCache, StaticCache
 from transformers.generation.logits_process import WhisperTimeStampLogitsProcessor
 
 from data_prep.features import LogMel
 from data_prep.label_store import Decoding, Distribution
 from eval.metrics import compression_ratio
+from eval.runtimes.format import Format, load_tokenizer, no_speech_token
 from eval.runtimes.torch import load_teacher
-from eval.runtimes.transcriber import Format, no_speech_token
 from recipes.errors import UserError
 from recipes.sections import Labels
 from recipes.sections import Teacher as TeacherSection
@@ -53,7 +52,7 @@ class Teacher:
         self.model = load_teacher(folder, device, labels.precision, labels.quantize, labels.attention)
         self.device, self.labels, self.language = device, labels, teacher.language
         self.format = Format.load(folder, teacher.language, teacher.task)
-        self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        self.tokenizer = load_tokenizer(folder)
         self.log_mel = LogMel(self.format.mel_bins).to(device)
         self.no_speech = no_speech_token(self.tokenizer)
         if labels.timestamps and self.format.timestamp_begin >= self.model.config.vocab_size:

@@ -17,7 +17,7 @@ from distill.examples import Drawing, predecessors
 from distill.teaching import StoredTeacher
 from distill.trainer import Trainer
 from distill.validation import Validation
-from eval.runtimes.transcriber import Format
+from eval.runtimes.format import Format
 from eval.utterances import read_utterances
 from recipes.errors import UserError, run_main
 from recipes.schema import Recipe

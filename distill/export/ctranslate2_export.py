@@ -30,6 +30,7 @@ import torch
 from tokenizers import Tokenizer
 
 from distill.export import Student
+from eval.runtimes.format import load_tokenizer
 from recipes.errors import UserError
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def _specification(student: Student) -> Any:
     model = copy.deepcopy(student.model)
     spec = WhisperLoader().get_model_spec(model)
     generation = json.loads((student.source / "generation_config.json").read_text())
-    tokenizer = Tokenizer.from_file(str(student.source / "tokenizer.json"))
+    tokenizer = load_tokenizer(student.source)
     spec.register_vocabulary(token_names(tokenizer, model.config.vocab_size))
     spec.config.suppress_ids = generation.get("suppress_tokens") or []
     spec.config.suppress_ids_begin = generation.get("begin_suppress_tokens") or []

@@ -1,6 +1,7 @@
 """One face over every runtime; the deployed ones import neither torch nor transformers.
 
-Each runtime is a module here with `PRECISIONS`, `files(folder, precision)` and `load(folder, precision, threads)`.
+Each runtime is a module here with `PRECISIONS`, `files(folder, precision)` and `load(folder, precision, threads)`;
+what that gives has `sizes` (`format.Sizes`) beside the face.
 """
 
 from importlib import import_module
@@ -18,16 +19,19 @@ RUNTIMES = ("torch", "onnx", "openvino", "tflite", "mobile", "ctranslate2")
 def open_runtime(runtime: str, folder: Path, precision: str, threads: int) -> "Runtime":
     """Load a model behind the Runtime face; each runtime is imported only when asked for.
 
-    Raises UserError for a runtime or precision that is unknown or not installed, and for missing or broken files.
+    Raises UserError for a runtime or precision that is unknown or not installed, for missing or broken files, and for
+    those of another model than the folder's config.json.
     """
     module = _module(runtime)
     if precision not in module.PRECISIONS:
         raise UserError(f"runtime {runtime}: expected precision {' or '.join(module.PRECISIONS)}, found {precision}")
     try:
-        opened: Runtime = module.load(folder, precision, threads)
+        opened = module.load(folder, precision, threads)
     except ModuleNotFoundError as error:
         raise UserError(f"runtime {runtime}: needs the package {error.name}, found none; pip install it") from error
-    return opened
+    opened.sizes.check(folder, f"{runtime}-{precision}")
+    checked: Runtime = opened
+    return checked
 
 
 def weight_files(runtime: str, folder: Path, precision: str) -> list[Path]:

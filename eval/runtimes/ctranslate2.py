@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from eval.runtimes.format import Sizes
 from recipes.errors import UserError, one_line
 
 COMPUTE = {"fp32": "float32", "int8": "int8"}
@@ -60,6 +61,8 @@ class CTranslate2Runtime:
             self._whisper = ctranslate2.models.Whisper(
                 str(self._folder), compute_type=COMPUTE[precision], intra_threads=threads, inter_threads=1
             )
+            vocabulary = json.loads((self._folder / "vocabulary.json").read_text())
+            self.sizes = Sizes(self._whisper.n_mels, None, len(vocabulary))
         except (RuntimeError, ValueError, KeyError, TypeError, MemoryError) as error:  # its own are RuntimeErrors
             found = one_line(error) or type(error).__name__
             raise UserError(

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from eval.runtimes.format import Sizes
 from recipes.errors import UserError
 
 SUFFIX = {"fp32": "", "fp16": "_fp16", "int8": "_quantized"}
@@ -47,6 +48,8 @@ class OnnxRuntime:
         self._encoder = _session(folder / "onnx" / f"encoder_model{SUFFIX[precision]}.onnx", threads)
         self._decoder = _session(folder / "onnx" / f"decoder_model_merged{SUFFIX[precision]}.onnx", threads)
         self._outputs = [output.name for output in self._decoder.get_outputs()]
+        _, bins, frames = self._encoder.get_inputs()[0].shape
+        self.sizes = Sizes(bins, frames, self._decoder.get_outputs()[0].shape[-1])
         self._caches = {
             value.name: value.shape for value in self._decoder.get_inputs() if value.name.startswith("past_key_values.")
         }

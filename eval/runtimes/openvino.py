@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from eval.runtimes.format import Sizes
 from recipes.errors import UserError, one_line
 
 PRECISIONS = ("fp32", "fp16", "int8")
@@ -60,6 +61,9 @@ class OpenVinoRuntime:
         )
         self._decoder = _request(core, folder / "openvino_decoder_model.xml", exact)
         self._latest: OpenVinoState | None = None
+        _, bins, frames = self._encoder.get_compiled_model().input(0).partial_shape
+        logits = self._decoder.get_compiled_model().output("logits").partial_shape
+        self.sizes = Sizes(bins.get_length(), frames.get_length(), logits[2].get_length())
 
     def encode(self, mel_BFT: np.ndarray) -> OpenVinoState:
         """Log-mel float32 [B, F, T] to encoder states."""

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from eval.runtimes.format import Sizes
 from recipes.errors import UserError, one_line
 
 SUFFIX = {"fp32": "", "fp16": "_fp16", "int8": "_int8"}
@@ -65,6 +66,8 @@ class TfliteRuntime:
         shapes = self._decoder.shapes
         self.max_tokens = shapes["attention_mask"][-1]
         """Longest text N, prompt included."""
+        _, bins, frames = self._encoder.shapes["input_features"]
+        self.sizes = Sizes(bins, frames, self._decoder.output_shapes["logits"][-1])
         self._empty = {name: np.zeros(shapes[name], np.float32) for name in shapes if name.startswith("self_")}
         self._held: Tensors | None = None
 
@@ -138,9 +141,10 @@ class _Graph:
             {name: detail["index"] for name, detail in details.items()}
             for details in (runner.get_input_details(), runner.get_output_details())
         )
-        self.shapes: dict[str, tuple[int, ...]] = {
-            name: tuple(int(size) for size in detail["shape"]) for name, detail in runner.get_input_details().items()
-        }
+        self.shapes, self.output_shapes = (
+            {name: tuple(int(size) for size in detail["shape"]) for name, detail in details.items()}
+            for details in (runner.get_input_details(), runner.get_output_details())
+        )
 
     def run(self, inputs: Tensors) -> dict[str, Any]:
         """Outputs by name, copied out; an input that is not given keeps its last value."""

@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
+from safetensors import SafetensorError
 from transformers import BitsAndBytesConfig, EncoderDecoderCache, WhisperForConditionalGeneration
 
-from recipes.errors import UserError
+from eval.runtimes.format import Sizes
+from recipes.errors import UserError, one_line
 
 PRECISIONS = ("fp32",)
 
@@ -30,9 +32,17 @@ def load(folder: Path, _precision: str, threads: int) -> "TorchRuntime":
 def load_model(folder: Path, dtype: torch.dtype = torch.float32) -> WhisperForConditionalGeneration:
     """A Whisper checkpoint from a local folder, in evaluation mode; safetensors only."""
     transformers.logging.disable_progress_bar()
-    model = WhisperForConditionalGeneration.from_pretrained(
-        folder, dtype=dtype, local_files_only=True, use_safetensors=True
-    )
+    try:
+        model = WhisperForConditionalGeneration.from_pretrained(
+            folder, dtype=dtype, local_files_only=True, use_safetensors=True
+        )
+    except (OSError, RuntimeError, ValueError, TypeError, SafetensorError) as error:
+        found = one_line(error)[:200]
+        if "ignore_mismatched_sizes" in found:  # transformers' advice, below a table of its own
+            found = "weights of other shapes than config.json says"
+        raise UserError(
+            f"{folder}: expected a Whisper checkpoint of config.json and safetensors, found {found}"
+        ) from error
     return model.eval()
 
 
@@ -82,6 +92,8 @@ class TorchRuntime:
 
     def __init__(self, model: WhisperForConditionalGeneration, device: torch.device | str = "cpu"):
         self.model = model.to(device)
+        config = model.config
+        self.sizes = Sizes(config.num_mel_bins, 2 * config.max_source_positions, config.vocab_size)
 
     @torch.inference_mode()
     def encode(self, mel_BFT: np.ndarray) -> TorchState:

@@ -3,15 +3,14 @@
 B batch, F mel bins, T mel frames, L tokens, V vocabulary.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from tokenizers import Tokenizer
 
+from eval.runtimes.format import Format, load_tokenizer, no_speech_token
 from eval.runtimes.mel import log_mel
 from eval.runtimes.timestamps import TimestampRules, segments
 from recipes.errors import UserError
@@ -50,85 +49,6 @@ class Generator(Runtime, Protocol):
 
 
 @dataclass(frozen=True)
-class Format:
-    """What decoding needs to know of a model folder."""
-
-    prompt: list[int]
-    """Start, language, task, no-timestamps: as far as the vocabulary has them."""
-    end: int
-    suppress: list[int]
-    suppress_first: list[int]
-    max_length: int
-    """Tokens, prompt included."""
-    mel_bins: int
-    window_samples: int
-    start_of_previous: int | None
-    """Token before previous text; None where the vocabulary has none."""
-    languages: dict[str, int] = field(default_factory=dict)
-    """Token of each language code; none for English-only models."""
-
-    @property
-    def no_timestamps(self) -> int:
-        """The token that asks for text without timestamps."""
-        return self.prompt[-1]
-
-    @property
-    def timestamp_begin(self) -> int:
-        """The token of 0.00 s; it and all after it are timestamps."""
-        return self.no_timestamps + 1
-
-    def prompt_in(self, language: str | None) -> list[int]:
-        """The prompt with another language in its place; as it stands where the model has none."""
-        if not self.languages:
-            return list(self.prompt)
-        assert language is not None
-        start, _, *rest = self.prompt
-        return [start, self.languages[language], *rest]
-
-    @classmethod
-    def load(cls, folder: Path, language: str | None, task: str) -> "Format":
-        """Read config, generation_config and preprocessor_config; UserError for a language it does not have."""
-        config = _read_json(folder / "config.json")
-        generation = _read_json(folder / "generation_config.json")
-        features = _read_json(folder / "preprocessor_config.json")
-        prompt = [generation["decoder_start_token_id"]]
-        languages = generation["lang_to_id"] if generation.get("is_multilingual", False) else {}
-        if languages:
-            if f"<|{language}|>" not in languages:
-                known = ", ".join(sorted(name.strip("<|>") for name in languages))
-                raise UserError(f"teacher.language: expected one of {known} (of {folder}), found {language}")
-            prompt += [languages[f"<|{language}|>"], generation["task_to_id"][task]]
-        elif task != "transcribe":
-            raise UserError(f"teacher.task: {folder} is English-only and can only transcribe, found {task}")
-        window = features.get("n_samples", features["chunk_length"] * 16_000)
-        frames = 2 * config["max_source_positions"]
-        if window != frames * 160:
-            raise UserError(
-                f"{folder}/preprocessor_config.json: expected n_samples {frames * 160} for the "
-                f"{config['max_source_positions']} encoder positions of config.json, found {window}; make them agree"
-            )
-        return cls(
-            prompt=[*prompt, generation["no_timestamps_token_id"]],
-            end=generation["eos_token_id"],
-            suppress=list(generation.get("suppress_tokens") or []),
-            suppress_first=list(generation.get("begin_suppress_tokens") or []),
-            max_length=min(generation.get("max_length") or 448, config["max_target_positions"]),
-            mel_bins=config["num_mel_bins"],
-            window_samples=window,
-            start_of_previous=generation.get("prev_sot_token_id"),
-            languages={name.strip("<|>"): token for name, token in languages.items()},
-        )
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value: dict[str, Any] = json.loads(path.read_text())
-    except (OSError, json.JSONDecodeError) as error:
-        raise UserError(f"{path}: expected a JSON file of a Whisper-format model, found {error}") from error
-    return value
-
-
-@dataclass(frozen=True)
 class Transcript:
     """One clip's greedy result."""
 
@@ -144,7 +64,7 @@ class Transcriber:
 
     def __init__(self, runtime: Runtime, folder: Path, language: str | None, task: str = "transcribe"):
         self.runtime, self.format = runtime, Format.load(folder, language, task)
-        self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        self.tokenizer = load_tokenizer(folder)
 
     @classmethod
     def with_runtime(cls, other: "Transcriber", runtime: Runtime) -> "Transcriber":
@@ -242,12 +162,6 @@ class Transcriber:
         # In Whisper's vocabularies all special tokens and timestamps stand at or above the end of text.
         text: str = self.tokenizer.decode([token for token in tokens if token < self.format.end])
         return text.strip()
-
-
-def no_speech_token(tokenizer: Tokenizer) -> int | None:
-    """The token whose probability in the first place is that of no speech, by its new or its old name."""
-    found: int | None = tokenizer.token_to_id("<|nospeech|>") or tokenizer.token_to_id("<|nocaptions|>")
-    return found
 
 
 def _logprob(logits_BV: np.ndarray, chosen_B: np.ndarray) -> np.ndarray:

@@ -38,8 +38,8 @@ from distill.objective import Objective
 from distill.shapes import random_model
 from distill.student import cut
 from distill.teaching import LiveTeacher
+from eval.runtimes.format import Format
 from eval.runtimes.torch import load_model
-from eval.runtimes.transcriber import Format
 
 VARIANTS = ("reference", "live", "stored", "cached")
 WEIGHTS = Weights(0.8, 1.0, 2.0)

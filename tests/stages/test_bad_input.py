@@ -1,7 +1,9 @@
 """What a user gets wrong ends in one clear line and exit status 2; broken audio is named and passed over."""
 
 import json
+import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -67,6 +69,56 @@ def test_an_error_inside_a_launched_stage_keeps_its_status(recipe: Path, run: Ru
 
 def test_a_missing_transcription_model_or_audio_is_one_line(run: Run) -> None:
     assert "expected a model folder" in refused(run, "transcribe", "nowhere", "a.wav")
+
+
+def changed(folder: Path, file: str, **values: object) -> None:
+    path = folder / file
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
+    "no tokenizer": (lambda model: (model / "tokenizer.json").unlink(), "tokenizer.json: expected a tokenizer"),
+    "broken tokenizer": (lambda model: (model / "tokenizer.json").write_text("{"), "tokenizer.json: expected"),
+    "no graphs": (lambda model: shutil.rmtree(model / "onnx"), "expected"),
+    "truncated graph": (lambda model: os.truncate(model / "onnx" / "encoder_model.onnx", 9999), "encoder_model.onnx"),
+    "another model's mel bins": (lambda model: changed(model, "config.json", num_mel_bins=128), "num_mel_bins 128"),
+    "another model's window": (
+        lambda model: changed(model, "config.json", max_source_positions=1500), "frames 3000"
+    ),
+    "another model's vocabulary": (lambda model: changed(model, "config.json", vocab_size=51865), "vocab_size 51865"),
+    "two mel counts": (
+        lambda model: changed(model, "preprocessor_config.json", feature_size=128), "expected feature_size 80"
+    ),
+    "settings that are no object": (lambda model: (model / "config.json").write_text("[1]"), "config.json: expected"),
+    "settings without a key": (
+        lambda model: (model / "generation_config.json").write_text("{}"), "decoder_start_token_id"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_or_mixed_up_export_is_one_line(finished: Path, run: Run, tmp_path: Path, damage: str) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(finished.parent / "runs" / "small" / "export" / "model", model)
+    harm, said = DAMAGES[damage]
+    harm(model)
+    assert said in refused(run, "transcribe", str(model), "a.wav", "--runtime", "onnx", "--precision", "fp32")
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated", "of other shapes"])
+def test_damaged_weights_are_one_line(run: Run, tmp_path: Path, damage: str) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(TEACHER, model)
+    if damage == "missing":
+        (model / "model.safetensors").unlink()
+    elif damage == "truncated":
+        os.truncate(model / "model.safetensors", 99999)
+    else:
+        changed(model, "config.json", decoder_ffn_dim=96)
+    done = run(*sottovoce("transcribe", str(model), "a.wav", "--runtime", "torch"))
+    assert done.returncode == 2
+    assert "expected a Whisper checkpoint" in done.stderr.strip().splitlines()[-1]
+    assert "Traceback" not in done.stderr
 
 
 def test_unreadable_audio_is_named_and_the_rest_goes_on(recipe: Path, run: Run, speech: Path, tmp_path: Path) -> None:

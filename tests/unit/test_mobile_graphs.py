@@ -51,6 +51,7 @@ class OnnxGraph:
         self.path = path
         self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         self.shapes = {value.name: tuple(value.shape) for value in self.session.get_inputs()}
+        self.output_shapes = {value.name: tuple(value.shape) for value in self.session.get_outputs()}
         self.held: dict[str, np.ndarray] = {}
 
     def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

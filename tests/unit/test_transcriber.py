@@ -9,8 +9,9 @@ import torch
 from transformers import WhisperFeatureExtractor, WhisperTokenizer
 
 from eval.audio import read_audio
+from eval.runtimes.format import Format
 from eval.runtimes.torch import TorchRuntime, load_model
-from eval.runtimes.transcriber import Format, Transcriber
+from eval.runtimes.transcriber import Transcriber
 from recipes.errors import UserError
 from tests.conftest import TEACHER
 
