@@ -12,7 +12,7 @@ from transformers import WhisperConfig, WhisperForConditionalGeneration
 
 from distill.student import save_model
 from recipes.errors import UserError, run_main
-from recipes.shapes import SHAPES
+from recipes.shapes import SHAPES, Shape
 
 
 def main() -> None:
@@ -22,11 +22,11 @@ def main() -> None:
     parser.add_argument("vocabulary", type=Path, help="folder with tokenizer, feature extractor and generation config")
     parser.add_argument("output", type=Path)
     given = parser.parse_args()
-    random_model(given.shape, given.vocabulary, given.output)
+    random_model(SHAPES[given.shape], given.vocabulary, given.output)
 
 
-def random_model(shape_name: str, vocabulary: Path, output: Path, seed: int = 0) -> None:
-    """Write a model folder; vocabulary size, mel bins and window come from the vocabulary's folder."""
+def random_model(shape: Shape, vocabulary: Path, output: Path, seed: int = 0) -> None:
+    """Write a model folder; the vocabulary's folder says its size, mel bins and window, whatever the shape says."""
     try:
         generation = json.loads((vocabulary / "generation_config.json").read_text())
         features = json.loads((vocabulary / "preprocessor_config.json").read_text())
@@ -36,7 +36,6 @@ def random_model(shape_name: str, vocabulary: Path, output: Path, seed: int = 0)
             f"{vocabulary}: expected a tokenizer and feature extractor in Whisper format, {error}"
         ) from error
     size = 1 + max([token["id"] for token in tokens["added_tokens"]] + list(tokens["model"]["vocab"].values()))
-    shape = SHAPES[shape_name]
     config = WhisperConfig(
         d_model=shape.width, encoder_layers=shape.encoder_layers, decoder_layers=shape.decoder_layers,
         encoder_attention_heads=shape.heads, decoder_attention_heads=shape.heads, encoder_ffn_dim=4 * shape.width,

@@ -1,9 +1,9 @@
 """The sections of a recipe, named after the stages: every field with its unit and default."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
 from recipes.sources import Section
 
@@ -98,6 +98,14 @@ class Parity(Section):
     """Least peak signal-to-noise ratio of encoder states and logits, dB, by precision."""
     min_equal_text: dict[Precision, float] = {"fp32": 1.0, "fp16": 0.9, "int8": 0.6}
     """Least share of clips with the same greedy text, by precision."""
+    max_wer_increase: dict[Precision, float] = {"fp32": 0.5, "fp16": 1.0, "int8": 3.0}
+    """Most WER above torch's on those of the clips that have a transcript, percentage points, by precision."""
+
+    @field_validator("min_psnr_db", "min_equal_text", "max_wer_increase", mode="before")
+    @classmethod
+    def _others_as_by_default(cls, value: Any, info: ValidationInfo) -> Any:
+        assert info.field_name is not None
+        return {**cls.model_fields[info.field_name].default, **value} if isinstance(value, dict) else value
 
 
 class Export(Section):

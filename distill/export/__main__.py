@@ -3,9 +3,14 @@
 python -m distill.export recipes/demo/recipe.yaml
 """
 
+from pathlib import Path
+from typing import Any
+
 from distill.export import EXPORTERS, Student
+from distill.export.departure import first_departure
 from distill.export.layout import write_layout
 from distill.export.parity import Reference, compare
+from eval.metrics import normalizer
 from eval.runtimes import open_runtime, weight_files
 from eval.runtimes.torch import TorchRuntime, load_model
 from eval.runtimes.transcriber import Transcriber
@@ -13,63 +18,41 @@ from eval.utterances import read_utterances
 from recipes.errors import RunError, UserError, run_main
 from recipes.flow import checkpoint
 from recipes.schema import Recipe
+from recipes.sections import Export, Parity, Precision
 from recipes.stage import arguments, open_stage, write_json
 
 
 def main() -> None:
     """Write every precision, compare each with torch, refuse what departs too far."""
     recipe, command = arguments("export")
-    section, tolerance = recipe.export, recipe.export.parity
+    section = recipe.export
     with open_stage(recipe, "export", command) as work:
-        # 1. The folder other loaders expect: every JSON of the student, the graphs under onnx/.
+        # 1. The folder other loaders expect: every JSON of the student, the graphs beside them.
         source, folder = checkpoint(recipe), work.folder / "model"
         write_layout(source, folder)
-        model = load_model(source)
-        student = Student(model, source, [item.audio for item in read_utterances(recipe.root / "corpus", "train")])
-        for runtime, export in EXPORTERS.items():
-            if not (precisions := getattr(section, runtime)):
-                continue
-            try:
-                export(student, folder, precisions)
-            except ModuleNotFoundError as error:
-                extra = "tflite" if runtime == "mobile" else runtime
-                raise UserError(
-                    f"export.{runtime}: needs the package {error.name}, found none; pip install 'sottovoce[{extra}]'"
-                ) from error
+        train = [item.audio for item in read_utterances(recipe.root / "corpus", "train")]
+        student = Student(load_model(source), source, train)
+        export(student, folder, section)
         # 2. Torch's own encoder states, logits and texts.
-        transcriber = Transcriber(TorchRuntime(model), source, recipe.teacher.language, recipe.teacher.task)
-        reference = Reference.take(transcriber, parity_clips(recipe), tolerance.max_tokens)
+        transcriber = Transcriber(TorchRuntime(student.model), source, recipe.teacher.language, recipe.teacher.task)
+        reference = Reference.take(
+            transcriber, parity_clips(recipe), section.parity.max_tokens, normalizer("basic", source)
+        )
         # 3. Each artefact beside them.
-        artefacts = []
-        for artefact, runtime, precision in section.artefacts:
-            row = compare(reference, open_runtime(runtime, folder, precision, threads=2), artefact)
-            limits = {
-                "psnr_db": tolerance.min_psnr_db[precision],
-                "equal_text": tolerance.min_equal_text[precision],
-            }
-            kept = (
-                min(row["encoder"]["psnr_db"], row["logits"]["psnr_db"]) >= limits["psnr_db"]
-                and row["equal_text"] >= limits["equal_text"]
-            )
-            size_mb = sum(file.stat().st_size for file in weight_files(runtime, folder, precision)) / 1e6
-            artefacts.append(
-                {
-                    "name": artefact,
-                    "precision": precision,
-                    "size_mb": size_mb,
-                    **row,
-                    "tolerance": limits,
-                    "kept": kept,
-                }
-            )
+        artefacts = [judged(artefact, folder, reference, section.parity) for artefact in section.artefacts]
+        for row in artefacts:
+            if not row["kept"]:
+                found = first_departure(
+                    student, row["runtime"], row["precision"], reference, row, row["tolerance"]["psnr_db"]
+                )
+                row["first_departure"] = str(found) if found else None
         write_json(
             work.folder / "parity.json",
             {"clips": len(reference.clips), "command": command, "artefacts": artefacts},
         )
-        failed = [row for row in artefacts if not row["kept"]]
-        if failed:
+        if failed := [row for row in artefacts if not row["kept"]]:
             raise RunError(
-                f"export: {'; '.join(_departure(row) for row in failed)}; all figures in {work.folder / 'parity.json'}"
+                f"export: {'; '.join(departure(row) for row in failed)}; all figures in {work.folder / 'parity.json'}"
             )
         work.finish(
             counts={"artefacts": len(artefacts)},
@@ -77,26 +60,66 @@ def main() -> None:
         )
 
 
-def parity_clips(recipe: Recipe) -> list[list[str]]:
-    """Validation recordings; train ones where there are no others. Never test: nothing may be tuned on those."""
+def export(student: Student, folder: Path, section: Export) -> None:
+    """Every runtime's files of the section's precisions; UserError where an exporter's package is not installed."""
+    for runtime, write in EXPORTERS.items():
+        if not (precisions := getattr(section, runtime)):
+            continue
+        try:
+            write(student, folder, precisions)
+        except ModuleNotFoundError as error:
+            extra = "tflite" if runtime == "mobile" else runtime
+            raise UserError(
+                f"export.{runtime}: needs the package {error.name}, found none; pip install 'sottovoce[{extra}]'"
+            ) from error
+
+
+def judged(
+    artefact: tuple[str, str, Precision], folder: Path, reference: Reference, tolerance: Parity
+) -> dict[str, Any]:
+    """One artefact's size, its distance from torch, and whether that is within the tolerance."""
+    name, runtime, precision = artefact
+    row = compare(reference, open_runtime(runtime, folder, precision, threads=2), name)
+    limits = {
+        "psnr_db": tolerance.min_psnr_db[precision],
+        "equal_text": tolerance.min_equal_text[precision],
+        "wer_increase": tolerance.max_wer_increase[precision],
+    }
+    kept = (
+        min(row["encoder"]["psnr_db"], row["logits"]["psnr_db"]) >= limits["psnr_db"]
+        and row["equal_text"] >= limits["equal_text"]
+        and (row["wer_increase"] is None or row["wer_increase"]["value"] <= limits["wer_increase"])
+    )
+    size_mb = sum(file.stat().st_size for file in weight_files(runtime, folder, precision)) / 1e6
+    identity = {"name": name, "runtime": runtime, "precision": precision, "size_mb": size_mb}
+    return {**identity, **row, "tolerance": limits, "kept": kept}
+
+
+def parity_clips(recipe: Recipe) -> list[tuple[list[str], str | None]]:
+    """Validation recordings and their transcripts; train ones where there are no others.
+
+    Never test: nothing may be tuned on those.
+    """
     count = recipe.export.parity.clips
     corpus = recipe.root / "corpus"
     chosen = read_utterances(corpus, "validation") or read_utterances(corpus, "train")
     if not chosen:
         raise UserError("export: expected validation or train audio for the parity check, found none in the corpus")
-    return [item.audio for item in chosen[:: max(1, len(chosen) // count)][:count]]
+    return [(item.audio, item.text) for item in chosen[:: max(1, len(chosen) // count)][:count]]
 
 
-def _departure(row: dict[str, object]) -> str:
-    return (
-        f"{row['name']} departs from torch: encoder {_psnr(row['encoder'])}, logits {_psnr(row['logits'])}, "
-        f"equal text {row['equal_text']:.2f}, tolerance {row['tolerance']}"
+def departure(row: dict[str, Any]) -> str:
+    """In words how far an artefact is from torch, and where that begins."""
+    wer, limits = row["wer_increase"], row["tolerance"]
+    words = f"{row['name']} departs from torch: " + ", ".join(
+        [
+            f"encoder {row['encoder']['psnr_db']:.1f} dB and logits {row['logits']['psnr_db']:.1f} dB (at least "
+            f"{limits['psnr_db']:g})",
+            f"equal text {row['equal_text']:.2f} (at least {limits['equal_text']:g})",
+            *([f"WER {wer['value']:+.1f} points (at most {limits['wer_increase']:+g})"] if wer else []),
+        ]
     )
-
-
-def _psnr(part: object) -> str:
-    assert isinstance(part, dict)
-    return f"{part['psnr_db']:.1f} dB"
+    return f"{words}; {row['first_departure']}" if row["first_departure"] else words
 
 
 if __name__ == "__main__":

@@ -4,13 +4,14 @@ B batch, F mel bins, T frames, S encoder positions, D width, V vocabulary.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from eval.audio import read_audio
+from eval.metrics import Normalize, bootstrap, count_errors
 from eval.runtimes.transcriber import Generator, Runtime, Transcriber
 
 
@@ -23,6 +24,9 @@ class Clip:
     logits: list[np.ndarray]
     """[B, V] after the prompt and after each token of the greedy text."""
     tokens: list[int]
+    text: str
+    truth: str | None
+    """The normalised transcript, where the recording has one."""
 
 
 @dataclass(frozen=True)
@@ -32,17 +36,22 @@ class Reference:
     transcriber: Transcriber
     clips: list[Clip]
     max_tokens: int | None
+    normalize: Normalize
 
     @classmethod
-    def take(cls, transcriber: Transcriber, recordings: Sequence[Sequence[str]], max_tokens: int | None) -> "Reference":
-        """Run torch over the recordings."""
+    def take(
+        cls, transcriber: Transcriber, recordings: Sequence[tuple[Sequence[str], str | None]], max_tokens: int | None,
+        normalize: Normalize,
+    ) -> "Reference":  # fmt: skip
+        """Run torch over the recordings, each with its transcript where there is one."""
         clips = []
-        for audio in tqdm(recordings, "parity torch", unit="clip"):
+        for audio, truth in tqdm(recordings, "parity torch", unit="clip"):
             mel_BFT = transcriber.features([read_audio(audio)])
             (transcript,) = transcriber.decode(mel_BFT, max_tokens=max_tokens)
             encoder_BSD, logits = forced(transcriber.runtime, mel_BFT, transcriber.format.prompt, transcript.tokens)
-            clips.append(Clip(mel_BFT, encoder_BSD, logits, transcript.tokens))
-        return cls(transcriber, clips, max_tokens)
+            spoken = normalize(truth) if truth else None
+            clips.append(Clip(mel_BFT, encoder_BSD, logits, transcript.tokens, normalize(transcript.text), spoken))
+        return cls(transcriber, clips, max_tokens, normalize)
 
 
 def forced(
@@ -62,9 +71,9 @@ def forced(
 
 
 def compare(reference: Reference, runtime: Runtime, name: str) -> dict[str, Any]:
-    """Errors of encoder states and logits, and the share of clips with equal greedy tokens."""
+    """Errors of encoder states and logits, the share of clips with equal greedy tokens, WER beside torch's."""
     torch_side = reference.transcriber
-    encoder, logits, equal = Difference(), Difference(), 0
+    encoder, logits, equal, texts = Difference(), Difference(), 0, list[str]()
     other = Transcriber.with_runtime(torch_side, runtime)
     for clip in tqdm(reference.clips, f"parity {name}", unit="clip"):
         encoder_BSD, steps = forced(runtime, clip.mel_BFT, torch_side.format.prompt, clip.tokens)
@@ -73,11 +82,22 @@ def compare(reference: Reference, runtime: Runtime, name: str) -> dict[str, Any]
             logits.add(expected, found)
         (transcript,) = other.decode(clip.mel_BFT, max_tokens=reference.max_tokens)
         equal += transcript.tokens == clip.tokens
+        texts.append(reference.normalize(transcript.text))
     return {
         "encoder": encoder.figures(),
         "logits": logits.figures(),
         "equal_text": equal / len(reference.clips),
+        "wer_increase": _wer_increase(reference.clips, texts),
     }
+
+
+def _wer_increase(clips: Sequence[Clip], texts: Sequence[str]) -> dict[str, float] | None:
+    """WER above torch's on the clips with a transcript, points, with its 95 % interval; None where none has one."""
+    rows = [(clip.truth, clip.text, text) for clip, text in zip(clips, texts, strict=True) if clip.truth]
+    if not rows:
+        return None
+    truth, expected, found = (list(column) for column in zip(*rows, strict=True))
+    return asdict(bootstrap(count_errors(truth, found), count_errors(truth, expected), resamples=1000, seed=0))
 
 
 class Difference:

@@ -60,7 +60,7 @@ def main() -> None:
 
 def export(shape: str, vocabulary: Path, teacher: Path, student: Path, calibration: list[list[str]]) -> None:
     """The teacher's folder, and the student's with the files of every runtime."""
-    random_model(shape, vocabulary, teacher)
+    random_model(SHAPES[shape], vocabulary, teacher)
     whole = load_model(teacher)
     layers = spaced_layers(whole.config.decoder_layers, 2, "decoder")
     model = cut(whole, list(range(whole.config.encoder_layers)), layers)

@@ -31,6 +31,7 @@ from eval.runtimes.torch import load_model
 from eval.utterances import Utterance
 from recipes.sections import Labels
 from recipes.sections import Teacher as Section
+from recipes.shapes import SHAPES
 from recipes.sources import Corpus, Source
 
 TOKENS_PER_SECOND = 3.5
@@ -114,7 +115,7 @@ def main() -> None:
     audio = sum(item.seconds for item in utterances)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        random_model("tiny", given.vocabulary, folder)
+        random_model(SHAPES["tiny"], given.vocabulary, folder)
         model = load_model(folder)
         natural_length(model)
         teacher = Teacher(folder, Section(model=str(folder)), Labels(fallback=[]), torch.device("cpu"))

@@ -40,6 +40,7 @@ from distill.student import cut
 from distill.teaching import LiveTeacher
 from eval.runtimes.format import Format
 from eval.runtimes.torch import load_model
+from recipes.shapes import SHAPES
 
 VARIANTS = ("reference", "live", "stored", "cached")
 WEIGHTS = Weights(0.8, 1.0, 2.0)
@@ -144,7 +145,7 @@ def main() -> None:
         print(json.dumps(measure(given.variant, given.speech, given.vocabulary, given.batch, given.steps)))
         return
     with tempfile.TemporaryDirectory() as place:
-        random_model("tiny", given.vocabulary, Path(place))
+        random_model(SHAPES["tiny"], given.vocabulary, Path(place))
         numbers = ["--batch", str(given.batch), "--steps", str(given.steps)]
         rows = {}
         for variant in VARIANTS:

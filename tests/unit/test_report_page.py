@@ -65,7 +65,8 @@ def full() -> dict[str, Any]:
                     "load_average": 0.2, "baseline_drift": 1.01, "command": "c", "variants": variants},
         "parity": {"clips": 4, "command": "c", "artefacts": [
             {"name": "onnx-int8", "encoder": part, "logits": part, "equal_text": 0.97, "kept": True,
-             "tolerance": {"psnr_db": 15.0, "equal_text": 0.6}}]},
+             "wer_increase": {"value": 0.4, "low": -1.0, "high": 1.9},
+             "tolerance": {"psnr_db": 15.0, "equal_text": 0.6, "wer_increase": 3.0}}]},
         "training": {"command": "c", "steps": 3, "seconds": 2.0, "best_step": 2, "validation": [{"step": 2, "wer": 9.0}],  # noqa: E501
                      "train": [{"step": step, "loss": 1.0, "ce": 0.5, "kl": 0.2} for step in (1, 2, 3)]},
         "labels": {"command": "c", "utterances": 9, "errors": 1, "sampled": 2, "audio_hours": 0.01,

@@ -39,6 +39,7 @@ class Exported:
 
 
 def export(model: WhisperForConditionalGeneration, folder: Path) -> Exported:
+    model.config.save_pretrained(folder)
     export_tflite(Student(model, TEACHER, []), folder, PRECISIONS)
     return Exported(model, folder)
 

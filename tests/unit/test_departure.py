@@ -1,0 +1,46 @@
+"""The export stage names the layer at which an artefact leaves torch."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from distill.export import EXPORTERS, Student
+from distill.export.departure import first_departure
+from distill.export.layout import write_layout
+from distill.export.parity import Clip, Reference, compare, forced
+from distill.student import save_model
+from eval.runtimes import open_runtime
+from eval.runtimes.torch import TorchRuntime, load_model
+from eval.runtimes.transcriber import Transcriber
+from tests.conftest import TEACHER
+from tests.unit.models import demo_student, random_mel
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.mark.parametrize(("part", "layer"), [("encoder", 3), ("decoder", 2)])
+def test_the_layer_with_outliers_is_named(tmp_path: Path, part: str, layer: int) -> None:
+    model = demo_student()
+    mlp = getattr(model.model, part).layers[layer - 1]
+    # One channel of the activations so large that int8 leaves nothing of the others: torch says the same as before.
+    with torch.no_grad():
+        mlp.fc1.bias[0] += 20_000
+        mlp.fc2.weight[:, 0] /= 1000
+    source, folder = tmp_path / "checkpoint", tmp_path / "export"
+    save_model(model, source, processors=TEACHER, decoder_layers=[0, 3])
+    write_layout(source, folder)
+    student = Student(load_model(source), source, [])
+    EXPORTERS["ctranslate2"](student, folder, ["int8"])
+    transcriber = Transcriber(TorchRuntime(student.model), source, "en")
+    mel_BFT, tokens = random_mel(model), np.random.default_rng(0).integers(0, 200, 6).tolist()
+    states = forced(transcriber.runtime, mel_BFT, transcriber.format.prompt, tokens)
+    reference = Reference(transcriber, [Clip(mel_BFT, *states, tokens, "", None)], 6, str.lower)
+    row = compare(reference, open_runtime("ctranslate2", folder, "int8", threads=1), "ctranslate2-int8")
+    found = first_departure(student, "ctranslate2", "int8", reference, row, limit_db=24)
+    assert found is not None
+    assert (found.part, found.layer) == (part, layer)
+    assert all(before > 24 for before in found.psnr_db[:-1])
+    assert f"{part} layer {layer} is the first" in str(found)
+    assert first_departure(student, "ctranslate2", "int8", reference, row, limit_db=-50) is None
