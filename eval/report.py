@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.budget import judge, load_budget
+from eval.players import players
 from eval.report_page import render
 from recipes.errors import run_main
 from recipes.flow import stages
@@ -25,7 +26,8 @@ def main() -> None:
     with open_stage(recipe, "report", command) as work:
         report = collect(recipe, shlex.join(["sottovoce", "run", *command.split()[3:]]))
         write_json(work.folder / "report.json", report)
-        (work.folder / "report.html").write_text(render(report))
+        samples = [sample["id"] for sample in (report["accuracy"] or {"samples": []})["samples"]]
+        (work.folder / "report.html").write_text(render(report, players(recipe.root / "corpus", samples)))
         (work.folder / "summary.txt").write_text(summary(report))
         budget = report["budget"]
         work.finish(metrics={"budget_kept": budget["kept"] if budget else None})

@@ -12,8 +12,11 @@ from markupsafe import Markup
 from eval.plots import Point, curves, histogram, scatter, smooth
 
 
-def render(report: Mapping[str, Any]) -> str:
-    """A page without any request to elsewhere. A section whose figures are missing is left out."""
+def render(report: Mapping[str, Any], clips: Mapping[str, str]) -> str:
+    """A page without any request to elsewhere. A section whose figures are missing is left out.
+
+    `clips` are audio data URIs by utterance id.
+    """
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
@@ -22,7 +25,10 @@ def render(report: Mapping[str, Any]) -> str:
     sections = ("budget", "accuracy", "latency", "parity", "training", "labels", "corpus", "student")
     values = {name: report.get(name) for name in sections} | dict(report)
     return environment.get_template("report.html").render(
-        **values, verdict=_verdict(report), plots={name: Markup(svg) for name, svg in _plots(report).items()}
+        **values,
+        clips=clips,
+        verdict=_verdict(report),
+        plots={name: Markup(svg) for name, svg in _plots(report).items()},
     )
 
 

@@ -5,6 +5,7 @@ sottovoce run recipes/demo/recipe.yaml --from train    from a stage on, whatever
 sottovoce check recipes/demo/recipe.yaml               validate and estimate; runs nothing
 sottovoce stages recipes/demo/recipe.yaml              what stands where
 sottovoce transcribe runs/demo/train/model a.wav       text of audio files
+sottovoce compare runs/a runs/b                        finished runs side by side
 sottovoce schema                                       JSON schema of the recipe, for editors
 """
 
@@ -17,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -58,7 +60,9 @@ def _main() -> None:
             )
             command.add_argument("--until", dest="last", choices=SPECS, metavar="STAGE", help="stop after this stage")
     transcribe = commands.add_parser("transcribe", help="text of audio files", add_help=False)
-    transcribe.set_defaults(function=_transcribe)
+    transcribe.set_defaults(function=_module("eval.transcribe"))
+    compare = commands.add_parser("compare", help="finished runs side by side, regressions flagged", add_help=False)
+    compare.set_defaults(function=_module("eval.compare"))
     commands.add_parser("schema", help="print the recipe's JSON schema").set_defaults(
         function=lambda _given, _rest: print(json_schema())
     )
@@ -66,7 +70,7 @@ def _main() -> None:
     if "overrides" in given:  # argparse stops filling a list of positionals at the first option; the rest is ours
         given.overrides += [word for word in rest if not word.startswith("-")]
         rest = [word for word in rest if word.startswith("-")]
-    if rest and given.function is not _transcribe:
+    if rest and given.function in (_run, _check, _stages):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     given.function(given, rest)
 
@@ -183,8 +187,13 @@ def _stages(given: argparse.Namespace, _rest: list[str]) -> None:
         print(f"{spec.name:<10} {state(recipe, spec.name).reason:<40} {recipe.root / spec.name}")
 
 
-def _transcribe(_given: argparse.Namespace, rest: list[str]) -> None:
-    sys.exit(subprocess.run([sys.executable, "-m", "eval.transcribe", *rest], check=False).returncode)
+def _module(name: str) -> Callable[[argparse.Namespace, list[str]], None]:
+    """A command that is a module of its own and reads its own arguments."""
+
+    def start(_given: argparse.Namespace, rest: list[str]) -> None:
+        sys.exit(subprocess.run([sys.executable, "-m", name, *rest], check=False).returncode)
+
+    return start
 
 
 if __name__ == "__main__":

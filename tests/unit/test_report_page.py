@@ -80,7 +80,7 @@ def full() -> dict[str, Any]:
 
 
 def test_a_full_report_shows_every_system_and_loads_nothing_from_elsewhere() -> None:
-    page = render(full())
+    page = render(full(), {})
     for name in (
         "teacher-torch-fp32",
         "student-torch-fp32",
@@ -95,13 +95,13 @@ def test_a_full_report_shows_every_system_and_loads_nothing_from_elsewhere() -> 
 
 
 def test_transcripts_are_escaped() -> None:
-    assert "<script>" not in render(full())
+    assert "<script>" not in render(full(), {})
     assert diff("a b", "a <b>") == "a <del>b</del> <ins>&lt;b&gt;</ins>"
 
 
 def test_the_page_is_the_same_each_time_and_its_ids_are_unique() -> None:
-    page = render(full())
-    assert page == render(full())
+    page = render(full(), {})
+    assert page == render(full(), {})
     ids = re.findall(r'\bid="([^"]+)"', page)
     assert len(ids) == len(set(ids))
     targets = set(re.findall(r'(?:href="#|url\(#)([^")]+)', page))
@@ -109,7 +109,7 @@ def test_the_page_is_the_same_each_time_and_its_ids_are_unique() -> None:
 
 
 def test_a_bare_report_renders() -> None:
-    assert "bare" in render(BARE)
+    assert "bare" in render(BARE, {})
 
 
 def test_figures_are_readable() -> None:
