@@ -46,7 +46,7 @@ def stretch(noise: np.ndarray, samples: int, start: int) -> np.ndarray:
 
 
 def with_noise(clip: np.ndarray, noise: np.ndarray, snr_db: float, start: int) -> np.ndarray:
-    """A clip [N] and noise from a place in its recording on, at a ratio of power to the clip's own, silences included."""
+    """A clip [N] with noise from a place in its recording on, at a ratio of power to the whole clip's, in dB."""
     part = stretch(noise, len(clip), start)
     return clip + part * (level(clip) / max(level(part), 1e-8) * 10 ** (-snr_db / 20))
 
