@@ -113,10 +113,10 @@ def seam(left: Sequence[str], right: Sequence[str], shared: float) -> tuple[int,
     """How many words to keep of the left text, and from which word on to take the right one.
 
     The right text's head is laid over the left one's tail by up to twice the words that they are expected to share;
-    where the largest share of them agrees, both are cut in the middle. Without two that agree nothing is cut: a word may then
-    stand twice, but none is lost. Of two places that agree as well, transformers' `_find_longest_common_sequence` takes
-    the longer; here it is the one nearer the expected, so that digits said over and over are not laid over one another
-    from end to end.
+    where the largest share of them agrees, both are cut in the middle. Without two that agree nothing is cut: a word
+    may then stand twice, but none is lost. Of two places that agree as well, transformers'
+    `_find_longest_common_sequence` takes the longer; here it is the one nearer the expected, so that digits said over
+    and over are not laid over one another from end to end.
     """
     best, cut = (0.0, 0.0), (len(left), 0)
     for size in range(1, min(round(2 * shared), len(left) + len(right) - 1) + 1):

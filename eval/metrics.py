@@ -3,7 +3,7 @@
 import json
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 import jiwer
@@ -46,6 +46,10 @@ class Errors:
     def total(self) -> np.ndarray:
         """Edits of each utterance [U]."""
         return self.substitutions + self.deletions + self.insertions
+
+    def take(self, places: Sequence[int]) -> "Errors":
+        """Those of some of the utterances."""
+        return Errors(*(counts[list(places)] for counts in astuple(self)))
 
     @property
     def rate(self) -> float:

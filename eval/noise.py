@@ -1,5 +1,6 @@
 """Noise, recorded or made here, and how it is laid under speech."""
 
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -13,14 +14,14 @@ COLOURS = {"white": 0.0, "pink": 1.0}
 _MADE_SECONDS = 30
 
 
-def recordings(key: str, folder: Path | None, files: str = "*") -> tuple[str, ...]:
+def recordings(key: str, folder: Path | None, files: Sequence[str] = ("*",)) -> tuple[str, ...]:
     """The audio below a folder whose names match; UserError, naming the recipe's key, where there is none."""
     if folder is None:
         return ()
-    found = tuple(str(path) for path in sorted(folder.rglob(files)) if path.suffix.lower() in AUDIO_SUFFIXES)
+    paths = sorted({path for pattern in files for path in folder.rglob(pattern)})
+    found = tuple(str(path) for path in paths if path.suffix.lower() in AUDIO_SUFFIXES)
     if not found:
-        named = "" if files == "*" else f" named {files}"
-        raise UserError(f"{key}: expected audio{named} under {folder}, found none; check the folder")
+        raise UserError(f"{key}: expected audio ({', '.join(files)}) under {folder}, found none; check the folder")
     return found
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from eval.audio import SAMPLE_RATE, AudioError, read_audio
-from eval.long_form import transcribe_long
+from eval.long_form import Mode, transcribe_long
 from eval.runtimes import RUNTIMES, open_runtime
 from eval.runtimes.transcriber import Transcriber
 from eval.subtitles import Cue, subtitles
@@ -69,7 +69,7 @@ def transcribe_recording(
     transcriber: Transcriber, samples: np.ndarray, given: argparse.Namespace, *, timed: bool
 ) -> dict[str, Any]:
     """Text and, where asked for, segments of what is longer than the model's window."""
-    mode = given.long or ("sequential" if transcriber.writes_timestamps or timed else "chunked")
+    mode: Mode = given.long or ("sequential" if transcriber.writes_timestamps or timed else "chunked")
     if timed and mode == "chunked":
         raise UserError("--long chunked: gives no times, which --timestamps and subtitles need; take sequential")
     said = transcribe_long(transcriber, samples, mode, carry=given.carry, previous=given.previous)

@@ -108,7 +108,7 @@ def test_a_short_clip_is_one_window_in_either_mode(speech: Path) -> None:
     assert len(chunked(transcriber, clip).windows) == len(sequential(transcriber, clip).windows) == 1
 
 
-def test_what_came_before_is_carried_on_and_a_loop_is_not(speech: Path) -> None:
+def test_what_came_before_is_carried_on_and_a_loop_is_not() -> None:
     given_before = []
 
     class Watched(Listener):
@@ -139,11 +139,11 @@ def test_reading_goes_on_where_a_segment_closed() -> None:
 @settings(deadline=None)
 @given(*[st.lists(st.sampled_from("abcdefgh"), max_size=9, unique=True)] * 2)
 def test_seams_are_those_of_transformers_where_one_place_agrees_best(left: list[str], right: list[str]) -> None:
-    sizes = range(1, len(left) + len(right))
-    shares = sorted(
-        sum(one == other for one, other in zip(left[max(0, len(left) - size) :], right[max(0, size - len(left)) :], strict=False)) / size
-        for size in sizes
-    )  # fmt: skip
+    pairs = [
+        (left[max(0, len(left) - size) :], right[max(0, size - len(left)) :], size)
+        for size in range(1, len(left) + len(right))
+    ]
+    shares = sorted(sum(map(str.__eq__, head, tail)) / size for head, tail, size in pairs)
     assume(len(shares) < 2 or shares[-1] > shares[-2])
     kept, start = seam(left, right, 100)
     ids = [[ord(letter) for letter in side] for side in (left, right)]
