@@ -6,15 +6,13 @@ N samples, B batch, F mel bins, T frames.
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 import soxr
 import torch
 
-from eval.audio import AUDIO_SUFFIXES, SAMPLE_RATE, read_audio
-from recipes.errors import UserError
+from eval.audio import SAMPLE_RATE
+from eval.noise import level, load_noise, recordings, with_noise
 from recipes.training import Augment
 
 
@@ -30,7 +28,7 @@ class Augmentation:
     @classmethod
     def of(cls, settings: Augment, seed: int) -> "Augmentation":
         """With the recordings that the recipe's folders hold; UserError for a folder without any."""
-        found = [_recordings(key, getattr(settings, key)) for key in ("noise", "rooms")]
+        found = [recordings(f"train.augment.{key}", getattr(settings, key)) for key in ("noise", "rooms")]
         return cls(settings, seed, *found)
 
     def __call__(self, clip: np.ndarray, name: str, epoch: int) -> np.ndarray:
@@ -39,10 +37,10 @@ class Augmentation:
         if settings.speed and (factor := float(draw.choice(settings.speed))) != 1.0:
             clip = soxr.resample(clip, SAMPLE_RATE * factor, SAMPLE_RATE)
         if self.rooms and draw.random() < settings.room_share:
-            clip = _in_room(clip, _loaded(str(draw.choice(self.rooms))))
+            clip = _in_room(clip, load_noise(str(draw.choice(self.rooms))))
         if self.noises and draw.random() < settings.noise_share:
-            noise = _loaded(str(draw.choice(self.noises)))
-            clip = _with_noise(clip, noise, draw.uniform(*settings.snr_db), int(draw.integers(len(noise))))
+            noise = load_noise(str(draw.choice(self.noises)))
+            clip = with_noise(clip, noise, draw.uniform(*settings.snr_db), int(draw.integers(len(noise))))
         return clip.astype(np.float32)
 
     def mask(self, mel_BFT: torch.Tensor, draws: Sequence[tuple[str, int, float]]) -> torch.Tensor:
@@ -73,33 +71,9 @@ class Augmentation:
         return np.random.default_rng(list(hashlib.sha256(f"{self.seed} {epoch} {name}".encode()).digest()))
 
 
-def _recordings(key: str, folder: Path | None) -> tuple[str, ...]:
-    if folder is None:
-        return ()
-    found = tuple(str(path) for path in sorted(folder.rglob("*")) if path.suffix.lower() in AUDIO_SUFFIXES)
-    if not found:
-        raise UserError(f"train.augment.{key}: expected audio under {folder}, found none; check the folder")
-    return found
-
-
-@lru_cache(maxsize=64)
-def _loaded(path: str) -> np.ndarray:
-    return read_audio(path)
-
-
 def _in_room(clip: np.ndarray, impulse: np.ndarray) -> np.ndarray:
     """The clip as heard through an impulse response, at its own level, not shifted by the direct path's delay."""
     direct = int(np.abs(impulse).argmax())
     size = len(clip) + len(impulse) - 1
     heard = np.fft.irfft(np.fft.rfft(clip, size) * np.fft.rfft(impulse, size), size)[direct : direct + len(clip)]
-    return heard * (_level(clip) / max(_level(heard), 1e-8))
-
-
-def _with_noise(clip: np.ndarray, noise: np.ndarray, snr_db: float, start: int) -> np.ndarray:
-    """Noise from a place in its recording on, in a circle, at a ratio to the clip's own level."""
-    part = np.resize(np.roll(noise, -start), len(clip))
-    return clip + part * (_level(clip) / max(_level(part), 1e-8) * 10 ** (-snr_db / 20))
-
-
-def _level(samples: np.ndarray) -> float:
-    return float(np.sqrt(np.mean(np.square(samples, dtype=np.float64)))) if len(samples) else 0.0
+    return heard * (level(clip) / max(level(heard), 1e-8))

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from data_prep.label_store import Label, read_labels
 from eval.metrics import Errors, Normalize, compression_ratio, count_errors, normalizer
+from eval.repetition import repeats
 from recipes.errors import RunError, run_main
 from recipes.models import model_folder
 from recipes.schema import Recipe
@@ -126,17 +127,6 @@ def count(reference: str | None, text: str, normalize: Normalize, language: str 
     if characters:
         wanted, said = wanted.replace(" ", ""), said.replace(" ", "")
     return count_errors([wanted], [said], characters=characters)
-
-
-def repeats(words: Sequence[str]) -> int:
-    """Most times in a row that one group of one to four words stands; 1 for a text that never repeats itself."""
-    most = 1 if words else 0
-    for size in range(1, 5):
-        run = size
-        for index in range(size, len(words)):
-            run = run + 1 if words[index] == words[index - size] else size
-            most = max(most, run // size)
-    return most
 
 
 def judge(label: Label, signals: Signals, quality: Quality, guess: float = -1.0) -> Verdict:

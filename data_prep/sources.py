@@ -1,16 +1,15 @@
 """What each kind of source names, before any audio is decoded."""
 
-import csv
 import hashlib
-import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from data_prep.embedded import embedded
 from eval.audio import AUDIO_SUFFIXES
+from eval.audiofolder import read_metadata
 from recipes.errors import UserError
 from recipes.sources import Columns, Corpus, Source
 
@@ -60,10 +59,10 @@ def _in_folders(source: Source) -> Iterator[Found]:
             f"corpus.sources.{key}: expected a folder at {place} ({place.absolute()}), found none; correct the path"
         )
     named = {_SPLITS[child.name]: child for child in sorted(place.iterdir()) if child.name in _SPLITS}
-    listing = _metadata if source.audiofolder else _bare
     some = False
     for split, child in (named or {"train": place}).items():
-        for file_name, row in listing(child):
+        listing = read_metadata(child, "corpus.sources.audiofolder") if source.audiofolder else _bare(child)
+        for file_name, row in listing:
             some = True
             use = split if named else source.split or split
             yield Found(use, f"{split}/{file_name}", str(child / file_name), *described(row, source.columns))
@@ -81,32 +80,6 @@ def described(row: dict[str, Any], columns: Columns) -> tuple[str | None, str | 
         value = row.get(column or default)
         values.append(str(value) if value not in (None, "") else None)
     return values[0], values[1], values[2]
-
-
-def _metadata(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    for name in ("metadata.jsonl", "metadata.csv"):
-        if (file := folder / name).is_file():
-            break
-    else:
-        raise UserError(
-            f"corpus.sources.audiofolder {folder}: expected metadata.jsonl or metadata.csv, found neither; "
-            "for audio without transcripts write `audio:` instead"
-        )
-    with file.open(newline="", encoding="utf-8") as lines:
-        rows: Iterable[Any] = csv.DictReader(lines) if name.endswith(".csv") else _json_lines(file, lines)
-        for number, row in enumerate(rows, 1):
-            if not isinstance(row, dict) or not row.get("file_name"):
-                raise UserError(f"{file} row {number}: expected a file_name, found {row!r:.80}; add it")
-            yield row["file_name"], row
-
-
-def _json_lines(file: Path, lines: Iterable[str]) -> Iterator[Any]:
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            try:
-                yield json.loads(line)
-            except json.JSONDecodeError as error:
-                raise UserError(f"{file} line {number}: expected a JSON object, found {line.strip()!r:.60}") from error
 
 
 def _bare(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:

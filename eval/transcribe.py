@@ -4,14 +4,18 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from eval.audio import SAMPLE_RATE, AudioError, read_audio
+from eval.long_form import Mode, transcribe_long
 from eval.runtimes import RUNTIMES, open_runtime
 from eval.runtimes.transcriber import Transcriber
-from eval.subtitles import subtitles
+from eval.subtitles import Cue, subtitles
 from recipes.errors import RunError, UserError, run_main
 
 
@@ -32,10 +36,8 @@ def main() -> None:
             failed += 1
             print(f"{path}: {error}", file=sys.stderr)
             continue
-        seconds, window_s = len(clip) / SAMPLE_RATE, transcriber.format.window_samples / SAMPLE_RATE
-        if seconds > window_s:
-            print(f"{path}: {seconds:.1f} s, only the first {window_s:.0f} s are transcribed", file=sys.stderr)
-        row = transcribe(transcriber, clip, min(seconds, window_s), given, detect=detect)
+        seconds = len(clip) / SAMPLE_RATE
+        row = transcribe(transcriber, clip, seconds, given, detect=detect)
         _show(path, {"audio": str(path), "seconds": round(seconds, 3), **row}, given)
     if failed:
         raise RunError(f"{failed} of {len(given.audio)} files could not be read")
@@ -52,12 +54,28 @@ def transcribe(
         if language is not None:
             transcriber.format = replace(transcriber.format, prompt=transcriber.format.prompt_in(language))
     timed = given.timestamps or given.format in ("srt", "vtt")
+    if len(clip) > transcriber.format.window_samples:
+        return row | transcribe_recording(transcriber, clip, given, timed=timed)
     (said,) = transcriber.decode(mel_BFT, scores=True, timestamps=timed, previous=given.previous)
     row |= {"text": said.text, "mean_logprob": round(said.mean_logprob, 4)}
     if timed:
-        cues = transcriber.segments(said, seconds)
-        row["segments"] = [{"start": start, "end": end, "text": text} for start, end, text in cues]
+        row["segments"] = _segments(transcriber.segments(said, seconds))
     return row
+
+
+def transcribe_recording(
+    transcriber: Transcriber, samples: np.ndarray, given: argparse.Namespace, *, timed: bool
+) -> dict[str, Any]:
+    """Text and, where asked for, segments of what is longer than the model's window."""
+    mode: Mode = given.long or ("sequential" if transcriber.writes_timestamps or timed else "chunked")
+    if timed and mode == "chunked":
+        raise UserError("--long chunked: gives no times, which --timestamps and subtitles need; take sequential")
+    said = transcribe_long(transcriber, samples, mode, carry=given.carry, previous=given.previous)
+    return {"text": said.text} | ({"segments": _segments(said.cues)} if timed else {})
+
+
+def _segments(cues: Sequence[Cue]) -> list[dict[str, Any]]:
+    return [{"start": start, "end": end, "text": text} for start, end, text in cues]
 
 
 def _show(path: Path, row: dict[str, Any], given: argparse.Namespace) -> None:
@@ -84,7 +102,7 @@ def _any_language(model: Path) -> str | None:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="sottovoce transcribe", description="Text of audio files.")
     parser.add_argument("model", type=Path, help="model folder, such as runs/demo/export/model")
-    parser.add_argument("audio", nargs="+", type=Path, help="audio files up to the model's window")
+    parser.add_argument("audio", nargs="+", type=Path, help="audio files of any length")
     parser.add_argument("--runtime", choices=RUNTIMES, help="default: onnx where the folder has it")
     parser.add_argument("--precision", choices=["fp32", "fp16", "int8"], default="fp32")
     parser.add_argument("--language", default="en", help="language code, or `detect`; for multilingual models")
@@ -93,6 +111,12 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--format", choices=["text", "json", "srt", "vtt"], default="text")
     parser.add_argument("--out", type=Path, help="folder for subtitles; default: beside the audio")
     parser.add_argument("--timestamps", action="store_true", help="segments with their times, as text or JSON")
+    parser.add_argument(
+        "--long", choices=["sequential", "chunked"],
+        help="how files longer than the model's window are read: by its timestamps (default where it has them), or in "
+        "overlapping windows",
+    )  # fmt: skip
+    parser.add_argument("--carry", action="store_true", help="sequential: tell each window the text before it")
     parser.add_argument("--previous", default="", help="text that came before, or names to spell that way")
     return parser.parse_args()
 

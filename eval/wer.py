@@ -1,24 +1,28 @@
-"""Stage `eval`: WER and CER of teacher, student and every export on the test split.
+"""Stage `eval`: how well teacher, student and every export hear the test split.
 
     python -m eval.wer recipes/demo/recipe.yaml
 
-Writes hypotheses-SYSTEM.json as each system finishes (a killed run goes on after the last) and wer.json.
+Writes hypotheses-SYSTEM.json, and hypotheses-SYSTEM.CONDITION.json for noise and long recordings, as each is finished
+(a killed run goes on after the last), and wer.json.
 """
 
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from eval.audio import read_audio
-from eval.error_rate import ErrorRate
-from eval.metrics import Errors, bootstrap, count_errors, normalizer
+from eval.conditions import Clip, Condition, alone, by_set, clean, long_form, noisy
+from eval.long_form import transcribe_long
+from eval.metrics import normalizer
+from eval.runtimes.format import Format
+from eval.runtimes.transcriber import Transcriber
+from eval.scores import Scorer, Texts
 from eval.systems import System, open_transcriber, systems
-from eval.utterances import Utterance, read_utterances
+from eval.utterances import read_utterances
 from recipes.errors import UserError, run_main
 from recipes.models import model_folder
 from recipes.schema import Recipe
@@ -27,116 +31,138 @@ from recipes.stage import arguments, open_stage, write_json
 
 
 def main() -> None:
-    """Transcribe with each system, score each test set, take the intervals."""
+    """Transcribe with each system under each condition, score, compare with the teacher."""
     recipe, command = arguments("eval")
     if (section := recipe.eval) is None:
         raise UserError("eval: the recipe has no eval section; add `eval: {}` for its defaults")
     with open_stage(recipe, "eval", command) as work:
         # 1. Test utterances with a reference; the others cannot be scored.
-        test = read_utterances(recipe.root / "corpus", "test")
-        scored = [item for item in test if item.text]
+        utterances = read_utterances(recipe.root / "corpus", "test")
+        scored = [item for item in utterances if item.text]
         if not scored:
             raise UserError(
                 "eval: expected test utterances with text, found none; add a test split or set `eval: null`"
             )
-        # 2. Hypotheses, a system at a time.
+        # 2. The audio: as it is, under noise, noise alone, joined.
+        test, folder = clean(scored), model_folder(recipe.teacher.model)
+        window = Format.load(folder, recipe.teacher.language, recipe.teacher.task).window_samples
+        noises = noisy(test, section.noise, recipe.seed) if section.noise else []
+        silence = alone(section.noise, window, recipe.seed) if section.noise else None
+        joined = long_form(test, section.long_form, recipe.seed) if section.long_form else []
+        conditions = [test, *noises, *([silence] if silence else []), *joined]
+        # 3. Texts, a system at a time.
         judged = systems(recipe)
-        texts = {
-            system.name: hypotheses(system, scored, recipe, section, work.folder / f"hypotheses-{system.name}.json")
-            for system in judged
-        }
-        # 3. Error rates with intervals, each system beside the teacher on the same utterances.
-        normalize = normalizer(section.normalizer, model_folder(recipe.teacher.model))
-        references = [normalize(item.text or "") for item in scored]
-        normal = {name: [normalize(text) for text in values] for name, values in texts.items()}
-        sets = list(dict.fromkeys(item.source for item in scored))
-        rows = [score(system, judged[0], scored, sets, references, normal, section, recipe.seed) for system in judged]
-        # 4. One file.
+        texts = {system.name: Listener(system, recipe, section).texts(conditions, work.folder) for system in judged}
+        # 4. Counts with intervals, each system beside the teacher on the same audio.
+        scorer = Scorer(section, recipe.seed, normalizer(section.normalizer, folder))
+        rows = [
+            {"name": system.name, "role": system.role, "runtime": system.runtime, "precision": system.precision}
+            | score(scorer, test, noises, silence, joined, texts[system.name], texts[judged[0].name])
+            for system in tqdm(judged, "scores", unit="system")
+        ]
+        # 5. One file.
         result = {
-            "normalizer": section.normalizer, "bootstrap": section.bootstrap, "sets": sets, "command": command,
-            "systems": rows, "samples": samples(scored, sets, texts, section.samples),
+            "normalizer": section.normalizer, "bootstrap": section.bootstrap, "sets": list(by_set(test.clips)),
+            "command": command, "systems": rows, "samples": samples(test, texts, section.samples),
+            "noise": {"noises": sorted({clip.id.rpartition("-")[0] for clip in silence.clips[1:]}),
+                      "utterances": len(noises[0].clips)} if silence else None,
+            "long_form": described(section, joined) if joined else None,
         }  # fmt: skip
         write_json(work.folder / "wer.json", result)
         work.finish(
-            counts={"test": len(test), "without_reference": len(test) - len(scored)},
+            counts={"test": len(utterances), "without_reference": len(utterances) - len(scored)},
             metrics={row["name"]: row["macro"] for row in rows},
         )
 
 
-def hypotheses(system: System, utterances: Sequence[Utterance], recipe: Recipe, section: Eval, file: Path) -> list[str]:
-    """The system's text of each utterance, from the file when an earlier try already wrote it.
+class Listener:
+    """A system that writes down what it hears, opened when there is something left to hear."""
 
-    Exports run one clip at a time, as the device does: dynamic int8 scales its activations over the whole batch, so
-    a batched score would be another model's.
-    """
-    if file.is_file():
-        texts: list[str] = json.loads(file.read_text())
+    def __init__(self, system: System, recipe: Recipe, section: Eval):
+        self.system, self.recipe, self.section = system, recipe, section
+        # Exports run one clip at a time, as the device does: dynamic int8 scales its activations over the whole batch,
+        # so a batched score would be another model's.
+        self.batch_size = section.batch_size if system.runtime == "torch" else 1
+
+    @cached_property
+    def transcriber(self) -> Transcriber:
+        """The system, loaded."""
+        threads, teacher = len(os.sched_getaffinity(0)), self.recipe.teacher
+        return open_transcriber(self.system, threads, teacher.language, teacher.task)
+
+    def texts(self, conditions: Sequence[Condition], folder: Path) -> Texts:
+        """Its texts by condition, from the files where an earlier try already wrote them."""
+        found: dict[str, list[str]] = {}
+        for condition in conditions:
+            file = folder / f"hypotheses-{self.system.name}{'.' if condition.name else ''}{condition.name}.json"
+            if not file.is_file():
+                label = f"eval {self.system.name} {condition.name}".strip()
+                write_json(
+                    file, self._long(condition, label) if condition.mode else self._short(condition.clips, label)
+                )
+            found[condition.name] = json.loads(file.read_text())
+        return found
+
+    def _short(self, clips: Sequence[Clip], label: str) -> list[str]:
+        order = sorted(range(len(clips)), key=lambda index: -clips[index].seconds)
+        texts = [""] * len(clips)
+        for start in tqdm(range(0, len(order), self.batch_size), label, unit="batch"):
+            batch = order[start : start + self.batch_size]
+            samples = [clips[index].read() for index in batch]
+            said = self.transcriber.transcribe(samples, max_tokens=self.section.max_tokens)
+            for index, transcript in zip(batch, said, strict=True):
+                texts[index] = transcript.text
         return texts
-    threads = len(os.sched_getaffinity(0))
-    transcriber = open_transcriber(system, threads, recipe.teacher.language, recipe.teacher.task)
-    size = section.batch_size if system.runtime == "torch" else 1
-    order = sorted(range(len(utterances)), key=lambda index: -utterances[index].seconds)
-    texts = [""] * len(utterances)
-    for start in tqdm(range(0, len(order), size), f"eval {system.name}", unit="batch"):
-        batch = order[start : start + size]
-        clips = [read_audio(utterances[index].audio) for index in batch]
-        for index, transcript in zip(batch, transcriber.transcribe(clips, max_tokens=section.max_tokens), strict=True):
-            texts[index] = transcript.text
-    write_json(file, texts)
-    return texts
+
+    def _long(self, condition: Condition, label: str) -> list[str]:
+        assert condition.mode is not None
+        return [
+            transcribe_long(
+                self.transcriber, clip.read(), condition.mode, batch_size=self.batch_size,
+                max_tokens=self.section.max_tokens,
+            ).text
+            for clip in tqdm(condition.clips, label, unit="recording")
+        ]  # fmt: skip
 
 
 def score(
-    system: System, teacher: System, utterances: Sequence[Utterance], sets: Sequence[str], references: Sequence[str],
-    texts: dict[str, list[str]], section: Eval, seed: int,
+    scorer: Scorer, test: Condition, noises: Sequence[Condition], silence: Condition | None,
+    joined: Sequence[Condition], mine: Texts, teachers: Texts,
 ) -> dict[str, Any]:  # fmt: skip
-    """One system's row: each test set, and the unweighted mean over the sets."""
-    results: dict[str, Any] = {}
-    for name in sets:
-        chosen = [index for index, item in enumerate(utterances) if item.source == name]
-        truth = [references[index] for index in chosen]
-        said = [texts[system.name][index] for index in chosen]
-        words, characters = count_errors(truth, said), count_errors(truth, said, characters=True)
-        counted = ErrorRate("wer", keep_in_memory=True).compute(predictions=said, references=truth)
-        assert counted is not None
-        results[name] = {
-            "wer": _interval(words, None, section, seed),
-            "cer": _interval(characters, None, section, seed),
-            "utterances": len(chosen),
-            "words": counted["units"],
-            **{kind: counted[kind] for kind in ("substitutions", "deletions", "insertions")},
-            "versus_teacher": None
-            if system is teacher
-            else _interval(words, count_errors(truth, [texts[teacher.name][index] for index in chosen]), section, seed),
-        }
-    macro = {rate: sum(results[name][rate]["value"] for name in sets) / len(sets) for rate in ("wer", "cer")}
-    identity = {
-        "name": system.name,
-        "role": system.role,
-        "runtime": system.runtime,
-        "precision": system.precision,
+    """One system's row; the teacher's own is compared with nothing."""
+    others = None if mine is teachers else teachers
+    return {
+        **scorer.short_form(test, mine, others),
+        "regression": scorer.regression(test, mine, others) if others else None,
+        "hallucination": scorer.hallucination(test, silence, mine),
+        "noise": scorer.noise(test, noises, mine, others) if noises else None,
+        "long_form": scorer.long_form(joined, mine) if joined else None,
     }
-    return {**identity, "results": results, "macro": macro}
 
 
-def _interval(errors: Errors, minus: Errors | None, section: Eval, seed: int) -> dict[str, float]:
-    return asdict(bootstrap(errors, minus, resamples=section.bootstrap, seed=seed))
+def described(section: Eval, joined: Sequence[Condition]) -> dict[str, Any]:
+    """What the long recordings are."""
+    assert section.long_form is not None
+    clips = joined[0].clips
+    return {
+        "folder": str(section.long_form.folder) if section.long_form.folder else None,
+        "pause_seconds": section.long_form.pause_seconds,
+        "modes": list(section.long_form.modes),
+        "sets": {
+            name: {"recordings": len(places), "minutes": sum(clips[index].seconds for index in places) / 60}
+            for name, places in by_set(clips).items()
+        },
+    }
 
 
-def samples(
-    utterances: Sequence[Utterance], sets: Sequence[str], texts: dict[str, list[str]], count: int
-) -> list[dict[str, Any]]:
+def samples(test: Condition, texts: dict[str, Texts], count: int) -> list[dict[str, Any]]:
     """Transcripts for the report, evenly spaced over each test set."""
-    shown = []
-    for name in sets:
-        chosen = [index for index, item in enumerate(utterances) if item.source == name]
-        for index in chosen[:: max(1, len(chosen) // count)][:count] if count else []:
-            item = utterances[index]
-            shown.append(
-                {"id": item.id, "set": name, "reference": item.text,
-                 "texts": {system: values[index] for system, values in texts.items()}}
-            )  # fmt: skip
-    return shown
+    return [
+        {"id": test.clips[index].id, "set": name, "reference": test.clips[index].text,
+         "texts": {system: said[""][index] for system, said in texts.items()}}
+        for name, chosen in by_set(test.clips).items()
+        for index in (chosen[:: max(1, len(chosen) // count)][:count] if count else [])
+    ]  # fmt: skip
 
 
 if __name__ == "__main__":

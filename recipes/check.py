@@ -78,6 +78,9 @@ def _paths(recipe: Recipe) -> None:
         _expect(f"{where}.audiofolder", source.audiofolder, folder=True)
         _expect(f"{where}.audio", source.audio, folder=True)
         _expect(f"{where}.synthesis.sentences", source.synthesis.sentences if source.synthesis else None)
+    for key in ("noise", "long_form"):
+        part = getattr(recipe.eval, key, None)
+        _expect(f"eval.{key}.folder", part.folder if part else None, folder=True)
     _expect("budget.device", recipe.budget.device if recipe.budget else None)
     _expect("launch", recipe.launch)
 

@@ -18,7 +18,7 @@ class Spec:
     """Recipe keys that make it stale when changed."""
     needs: tuple[str, ...] = ()
     """Earlier stages it reads."""
-    outside: tuple[Literal["teacher", "sources", "budget"], ...] = ()
+    outside: tuple[Literal["teacher", "sources", "eval", "budget"], ...] = ()
     """Files from outside the run that make it stale when changed."""
 
 
@@ -46,7 +46,7 @@ FLOW = (
         "python -m eval.wer",
         ("eval", "teacher", "seed"),
         ("corpus", "student", "train", "export"),
-        ("teacher",),
+        ("teacher", "eval"),
     ),
     Spec(
         "benchmark",

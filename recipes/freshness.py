@@ -87,7 +87,7 @@ def fingerprints(recipe: Recipe, name: str) -> dict[str, str]:
         prints[f"{need} output"] = record["fingerprint"] if record else "none"
     for kind in spec.outside:
         for path in _outside(recipe, kind):
-            prints[str(path)] = path_fingerprint(path, content=kind != "sources")
+            prints[str(path)] = path_fingerprint(path, content=kind not in ("sources", "eval"))
     return prints
 
 
@@ -96,6 +96,9 @@ def _outside(recipe: Recipe, kind: str) -> list[Path]:
         return [path] if (path := Path(recipe.teacher.model)).is_dir() else []
     if kind == "budget":
         return [recipe.budget.device] if recipe.budget else []
+    if kind == "eval":
+        parts = (recipe.eval.noise, recipe.eval.long_form) if recipe.eval else ()
+        return [part.folder for part in parts if part and part.folder]
     places = [source.place for source in recipe.corpus.sources]
     return [place for place in places if place]
 

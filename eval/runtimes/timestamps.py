@@ -78,3 +78,19 @@ def segments(tokens: Sequence[int], begin: int, end_of_text: int, seconds: float
     if text:
         found.append(Segment(round(start, 2), round(max(start, seconds), 2), text))
     return found
+
+
+def closed(tokens: Sequence[int], begin: int, end_of_text: int) -> tuple[list[int], float | None]:
+    """Of a window within a longer recording: the tokens to keep, and the second from which to read on.
+
+    Two timestamps in a row close one segment and open the next, which the window's end cuts off: it is dropped and read
+    again from the last closed one's end (openai/whisper, transcribe.py). A text that ends otherwise is kept whole, and
+    None means that reading goes on after the window.
+    """
+    said = [token for token in tokens if token != end_of_text]
+    is_time = [token >= begin for token in said]
+    pairs = [index for index in range(1, len(said)) if is_time[index - 1] and is_time[index]]
+    whole = len(said) > 1 and is_time[-1] and not is_time[-2]
+    if not pairs or whole or (end := (said[pairs[-1] - 1] - begin) * STEP_S) <= 0:
+        return said, None
+    return said[: pairs[-1]], end

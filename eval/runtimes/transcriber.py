@@ -73,6 +73,12 @@ class Transcriber:
         new.runtime, new.format, new.tokenizer = runtime, other.format, other.tokenizer
         return new
 
+    @property
+    def writes_timestamps(self) -> bool:
+        """Whether its vocabulary has any."""
+        known: int = self.tokenizer.get_vocab_size()
+        return known > self.format.timestamp_begin
+
     def features(self, clips: Sequence[np.ndarray]) -> np.ndarray:
         """Log-mel [B, F, T] of clips of samples at 16 kHz."""
         return np.stack([log_mel(clip, self.format.mel_bins, self.format.window_samples) for clip in clips])

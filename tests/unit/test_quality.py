@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_prep.label_store import Label
-from data_prep.quality import EXAMPLES, Signals, Verdict, count, judge, measure, repeats, summarise
+from data_prep.quality import EXAMPLES, Signals, Verdict, count, judge, measure, summarise
 from eval.metrics import normalizer
+from eval.repetition import repeats
 from recipes.sections import Quality
 from tests.unit.labels import decoding, label
 
