@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from recipes.devices import budgets
 from recipes.errors import UserError
 from recipes.flow import stages
 from recipes.models import local_folder
@@ -76,6 +77,9 @@ def _paths(recipe: Recipe) -> None:
         _expect(f"{where}.audio", source.audio, folder=True)
         _expect(f"{where}.synthesis.sentences", source.synthesis.sentences if source.synthesis else None)
     _expect("budget.device", recipe.budget.device if recipe.budget else None)
+    for number, path in enumerate(recipe.budget.also if recipe.budget else []):
+        _expect(f"budget.also.{number}", path)
+    budgets(recipe)
     _expect("launch", recipe.launch)
 
 

@@ -23,6 +23,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from recipes.devices import emulated
 from recipes.errors import RunError, UserError, one_line
 from recipes.flow import SPECS, before, needs
 from recipes.machine import commit, machine
@@ -97,6 +98,9 @@ def fingerprints(recipe: Recipe, name: str) -> dict[str, str]:
         record = read_record(recipe.root / need)
         prints[f"{need} output"] = record["fingerprint"] if record else "none"
     for kind in spec.outside:
+        if kind == "emulation":  # of a budget only what the benchmark does, so that a new limit measures nothing again
+            prints |= {f"threads and memory of {name}": str(tuple(wanted)) for name, wanted in emulated(recipe).items()}
+            continue
         for path in _outside(recipe, kind):
             prints[str(path)] = path_fingerprint(path, content=kind != "sources")
     return prints
@@ -106,7 +110,7 @@ def _outside(recipe: Recipe, kind: str) -> list[Path]:
     if kind == "teacher":
         return [path] if (path := Path(recipe.teacher.model)).is_dir() else []
     if kind == "budget":
-        return [recipe.budget.device] if recipe.budget else []
+        return recipe.budget.devices if recipe.budget else []
     places = [source.place for source in recipe.corpus.sources]
     return [place for place in places if place]
 
