@@ -112,7 +112,7 @@ class Bench:
         }  # fmt: skip
         frequency = psutil.cpu_freq()
         around = {"load_average": os.getloadavg()[0], "cpu_mhz": frequency.current if frequency else None}
-        found = self._start("eval.latency", system, wanted or setting(self.recipe), {"placement": wanted is None})
+        found = self._start("eval.latency", system, wanted or setting(self.recipe), {"details": wanted is None})
         return {**identity, **around, **found}
 
     def settle(

@@ -21,7 +21,7 @@ from eval.runtimes.transcriber import Generator, Runtime, Transcriber
 
 CACHES = (10, 200)
 """Tokens in the decoder's cache at which a token is timed."""
-_ROUNDS = 8
+_ROUNDS = 5
 
 
 class TimedRuntime:
@@ -103,7 +103,7 @@ def measure(task: dict[str, Any]) -> dict[str, Any]:
         tokens += len(transcript.tokens)
     seconds = [len(clips[index % len(clips)]) / SAMPLE_RATE for index in range(task["runs"])]
     first = [sum(parts) for parts in zip(mel, timed.encoder, timed.prompt, strict=True)]
-    return {
+    figures: dict[str, Any] = {
         "cold_s": cold_s,
         "mel_ms": _spread(mel),
         "encoder_ms": _spread(timed.encoder),
@@ -115,10 +115,11 @@ def measure(task: dict[str, Any]) -> dict[str, Any]:
         "audio_s": sum(seconds),
         "tokens": tokens,
         "noise": noise(whole, seconds, len(clips)),
-        "token_at_cache": [token_at(cache, transcriber, timed, clips[0]) for cache in CACHES],
-        # Last: what it loads beside the model belongs to no figure above.
-        "placement": placement(task, transcriber, clips[0]) if task["placement"] else None,
     }
+    if task["details"]:  # last: what they take in memory belongs to no figure above
+        figures["token_at_cache"] = [token_at(cache, transcriber, timed, clips[0]) for cache in CACHES]
+        figures["placement"] = placement(task, transcriber, clips[0])
+    return figures
 
 
 def noise(whole: list[float], seconds: list[float], clips: int) -> dict[str, list[float]] | None:
@@ -164,7 +165,7 @@ def token_at(cache: int, transcriber: Transcriber, timed: TimedRuntime, clip: np
 def _seconds(runtime: Generator, transcriber: Transcriber, mel_BFT: np.ndarray, limit: int) -> float:
     """Median of generating exactly so many tokens."""
     shape, state, spent = transcriber.format, runtime.encode(mel_BFT), []
-    for _ in range(2 * _ROUNDS):
+    for _ in range(3 * _ROUNDS):
         started = time.perf_counter()
         runtime.generate(
             state, shape.prompt, limit, end=shape.end, suppress=[*shape.suppress, shape.end],

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
+from safetensors import SafetensorError
 from transformers import BitsAndBytesConfig, EncoderDecoderCache, WhisperForConditionalGeneration
 
-from recipes.errors import UserError
+from recipes.errors import UserError, one_line
 
 PRECISIONS = ("fp32",)
 
@@ -28,11 +29,20 @@ def load(folder: Path, _precision: str, threads: int) -> "TorchRuntime":
 
 
 def load_model(folder: Path, dtype: torch.dtype = torch.float32) -> WhisperForConditionalGeneration:
-    """A Whisper checkpoint from a local folder, in evaluation mode; safetensors only."""
+    """A Whisper checkpoint from a local folder, in evaluation mode; safetensors only.
+
+    Raises UserError for files that are missing or broken.
+    """
     transformers.logging.disable_progress_bar()
-    model = WhisperForConditionalGeneration.from_pretrained(
-        folder, dtype=dtype, local_files_only=True, use_safetensors=True
-    )
+    try:
+        model = WhisperForConditionalGeneration.from_pretrained(
+            folder, dtype=dtype, local_files_only=True, use_safetensors=True
+        )
+    except (OSError, SafetensorError, ValueError) as error:
+        raise UserError(
+            f"model {folder}: expected a Whisper checkpoint in safetensors, found {one_line(error)[:200]}; "
+            "copy it again, or run the stage that makes it"
+        ) from error
     return model.eval()
 
 
