@@ -17,7 +17,7 @@ import numpy as np
 import psutil
 from tqdm import tqdm
 
-from eval.budget import candidates, noisy
+from eval.budget import candidates, noisy, run_for
 from eval.memory import capped
 from eval.systems import System, systems
 from eval.utterances import read_utterances
@@ -120,7 +120,7 @@ class Bench:
     ) -> None:
         """Measure again, in place, what a budget's verdict cannot be trusted on."""
         for budget in budgets(self.recipe):
-            run = next((run for run in runs if budget.name in run["devices"]), None)
+            run = run_for(budget, runs)
             rows, wanted = (run["variants"], Setting(run["threads"], run["memory_mb"])) if run else (variants, None)
             near = {row["name"] for row in candidates(rows) if "measurements" not in row and noisy(budget, row, drift)}
             for index, row in enumerate(rows):

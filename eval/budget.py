@@ -61,9 +61,8 @@ def verdict(
             continue
         low, high = found["low"], found["high"]
         safe = not low <= allowed < high
-        note = (
-            "" if safe else f"unsafe: limit {allowed:g}{f' {unit}' if unit else ''}, measured {low:.3g} to {high:.3g}"
-        )
+        said = "its 95 % interval is" if key == "wer_increase" else "measured"
+        note = "" if safe else f"unsafe: limit {f'{allowed:g} {unit}'.strip()}, {said} {low:.3g} to {high:.3g}"
         rows.append(row | {"measured": found["value"], "low": low, "high": high, "kept": found["value"] <= allowed,
                            "safe": safe, "note": note})  # fmt: skip
     return {
@@ -105,7 +104,7 @@ def emulation(budget: DeviceBudget, latency: Mapping[str, Any]) -> dict[str, Any
     """How the measuring machine stood for the device, in words too; None where it is the device."""
     if budget.cpu is None:
         return None
-    run = next((run for run in latency.get("emulated", []) if budget.name in run["devices"]), None)
+    run = run_for(budget, latency.get("emulated", []))
     threads, memory_mb = (run or latency)["threads"], run["memory_mb"] if run else None
     cpu, scale = latency.get("cpu", "this machine"), budget.scale
     known = scale is not None and scale.cpu in cpu
@@ -122,11 +121,15 @@ def emulation(budget: DeviceBudget, latency: Mapping[str, Any]) -> dict[str, Any
             "memory_mb": memory_mb, "factor": scale.factor if known and scale else None, "text": text}  # fmt: skip
 
 
+def run_for(budget: DeviceBudget, emulated: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """What was measured as this device asks; None where it asks for nothing but the benchmark's own."""
+    return next((run for run in emulated if budget.name in run["devices"]), None)
+
+
 def variants_for(budget: DeviceBudget, latency: Mapping[str, Any]) -> list[Variant]:
-    """The rows measured as this device asks; the benchmark's own where it asks for nothing else."""
-    own: list[Variant] = latency["variants"]
-    run = next((run for run in latency.get("emulated", []) if budget.name in run["devices"]), None)
-    return run["variants"] if run else own
+    """The rows a device is judged by."""
+    run: Mapping[str, Any] = run_for(budget, latency.get("emulated", [])) or latency
+    return list(run["variants"])
 
 
 def wer_gaps(accuracy: Mapping[str, Any] | None) -> dict[str, Interval]:

@@ -1,8 +1,8 @@
 """N clients against one process that serves a model; started afresh for each N by eval/benchmark.py.
 
 The process holds one session for each thread it may use, or for each client where those are fewer, and shares its
-threads among them. A client sends its next clip as soon as its last is answered, and waits for a free session: its
-latency is what it waits altogether. Reads its task as JSON from stdin and prints one JSON line.
+threads among them. A client sends its next clip as soon as its last is answered; requests are taken in the order they
+come. A client's latency is what it waits altogether. Reads its task as JSON from stdin and prints one JSON line.
 """
 
 import json
@@ -38,24 +38,26 @@ def serve(task: dict[str, Any]) -> dict[str, Any]:
         free.put(transcriber)
     each = -(-task["runs"] // task["clients"])
 
+    def answer(clip: np.ndarray) -> int:
+        session = free.get()  # as many as workers: one is always free
+        try:
+            return len(session.transcribe([clip], **options)[0].tokens)
+        finally:
+            free.put(session)
+
     def client(number: int) -> tuple[list[float], int]:
         """Waited seconds of each request, and the tokens of all answers."""
         waited, tokens = [], 0
-        for index in range(each):
-            started = time.perf_counter()
-            session = free.get()
-            try:
-                (answer,) = session.transcribe([clips[(number * each + index) % len(clips)]], **options)
-            finally:
-                free.put(session)
-            waited.append(time.perf_counter() - started)
-            tokens += len(answer.tokens)
+        for index in range(number * each, (number + 1) * each):
+            asked = time.perf_counter()
+            tokens += workers.submit(answer, clips[index % len(clips)]).result()
+            waited.append(time.perf_counter() - asked)
         return waited, tokens
 
-    started = time.perf_counter()
-    with ThreadPoolExecutor(task["clients"]) as pool:
-        answers = list(pool.map(client, range(task["clients"])))
-    seconds = time.perf_counter() - started
+    with ThreadPoolExecutor(sessions) as workers, ThreadPoolExecutor(task["clients"]) as clients:
+        started = time.perf_counter()
+        answers = list(clients.map(client, range(task["clients"])))
+        seconds = time.perf_counter() - started
     waited_ms = 1e3 * np.concatenate([waited for waited, _ in answers])
     return {
         "clients": task["clients"],

@@ -139,10 +139,11 @@ def noise(whole: list[float], seconds: list[float], clips: int) -> dict[str, lis
 
 
 def token_at(cache: int, transcriber: Transcriber, timed: TimedRuntime, clip: np.ndarray) -> dict[str, float]:
-    """Median ms of one token with `cache` tokens before it, or as many as the model holds; the number used beside it.
+    """Milliseconds of one token with `cache` tokens before it, or as many as the model holds; the number used beside.
 
-    Of a runtime that steps, the five tokens around the place are timed. Of one that does not, a text that ends before
-    it is subtracted from one that ends after it.
+    Of a runtime that steps, the median of the five tokens around the place. Of one that does not, the least time of a
+    text that ends before it is taken from that of one that ends after it: medians of few can come out the wrong way
+    round on a busy machine.
     """
     shape, mel_BFT = transcriber.format, transcriber.features([clip])
     looped, prompt = isinstance(timed, TimedGenerator), len(shape.prompt)
@@ -152,27 +153,28 @@ def token_at(cache: int, transcriber: Transcriber, timed: TimedRuntime, clip: np
     end = min(cache - prompt + 1 + (around + 1) // 2, room)
     reached = prompt + end - 1 - (around + 1) // 2
     if isinstance(timed, TimedGenerator):
-        before, after = (_seconds(timed.runtime, transcriber, mel_BFT, limit) for limit in (end - around, end))
-        return {"cache": reached, "p50_ms": 1e3 * (after - before) / around}
+        spent = [_seconds(timed.runtime, transcriber, mel_BFT, (end - around, end)) for _ in range(3 * _ROUNDS)]
+        before, after = np.min(spent, axis=0)
+        return {"cache": reached, "ms": 1e3 * float(after - before) / around}
     samples: list[float] = []
     for _ in range(_ROUNDS):
         timed.token = []
         transcriber.decode(mel_BFT, exact_tokens=end)
         samples += timed.token[-around:]
-    return {"cache": reached, "p50_ms": 1e3 * float(np.median(samples))}
+    return {"cache": reached, "ms": 1e3 * float(np.median(samples))}
 
 
-def _seconds(runtime: Generator, transcriber: Transcriber, mel_BFT: np.ndarray, limit: int) -> float:
-    """Median of generating exactly so many tokens."""
+def _seconds(runtime: Generator, transcriber: Transcriber, mel_BFT: np.ndarray, limits: tuple[int, ...]) -> list[float]:
+    """Of generating exactly so many tokens, for each of the limits."""
     shape, state, spent = transcriber.format, runtime.encode(mel_BFT), []
-    for _ in range(3 * _ROUNDS):
+    for limit in limits:
         started = time.perf_counter()
         runtime.generate(
             state, shape.prompt, limit, end=shape.end, suppress=[*shape.suppress, shape.end],
             suppress_first=shape.suppress_first,
         )  # fmt: skip
         spent.append(time.perf_counter() - started)
-    return float(np.median(spent))
+    return spent
 
 
 def _spread(seconds: list[float]) -> dict[str, float] | None:

@@ -105,7 +105,7 @@ def summary(report: dict[str, Any]) -> str:
     rows = {row["name"]: row for row in (report["latency"] or {"variants": []})["variants"]}
     judged = [report["budget"], *report["other_budgets"]] if report["budget"] else []
     said = [{item["artefact"]: word(item) for item in budget["verdicts"]} for budget in judged]
-    columns = [f"{budget['device']:<14}" for budget in judged]
+    columns = [f"{budget['device']:<16}" for budget in judged]
     head = f"{'':<20} {'WER %':>7} {'clip p50':>10} {'speed-up':>9} {'size':>9} {'memory':>9}  {' '.join(columns)}"
     lines = [head.rstrip()]
     for name in dict.fromkeys([*wer, *rows]):
@@ -114,7 +114,7 @@ def summary(report: dict[str, Any]) -> str:
         if row:
             cells += [f"{row['clip_ms']['p50']:7.1f} ms", f"{row['speedup']:8.2f}x", f"{row['size_mb']:6.1f} MB",
                       f"{row['peak_rss_mb']:6.0f} MB"]  # fmt: skip
-        lines.append(" ".join([*cells, " " + " ".join(f"{each.get(name, ''):<14}" for each in said)]).rstrip())
+        lines.append(" ".join([*cells, " " + " ".join(f"{each.get(name, ''):<16}" for each in said)]).rstrip())
     for budget in judged:
         passes = f"cheapest that passes: {budget['cheapest']}" if budget["kept"] else "missed by every artefact"
         lines.append(f"{budget['device']}: {passes}{' (emulated)' if budget['emulation'] else ''}")

@@ -38,10 +38,13 @@ def figure(value: float | None, digits: int = 3) -> str:
 
 
 def word(item: Mapping[str, Any]) -> str:
-    """One verdict in a word or two."""
+    """One verdict in a few words: unsafe where the machine's noise reaches over a limit, open where the WER's does."""
     if any(row["note"].startswith("does not fit") for row in item["rows"]):
         return "does not fit"
-    return ("kept" if item["kept"] else "missed") + ("" if item["safe"] else ", unsafe")
+    doubts = [] if item["safe"] else [row["limit"] for row in item["rows"] if not row["safe"]]
+    said = ["kept" if item["kept"] else "missed"]
+    said += ["unsafe"] * any("WER" not in limit for limit in doubts)
+    return ", ".join([*said, *["WER open"] * any("WER" in limit for limit in doubts)])
 
 
 def placed(rows: Sequence[Mapping[str, Any]] | None) -> str:
