@@ -77,7 +77,7 @@ class Scripted(Bench):
         super().__init__(recipe, [])
         self.rows = rows
 
-    def measure(self, system: System, wanted: Setting | None = None) -> dict[str, Any]:
+    def measure(self, system: System, wanted: Setting | None = None) -> dict[str, Any]:  # noqa: ARG002
         return self.rows.pop(0)
 
 

@@ -105,8 +105,8 @@ def test_what_does_not_fit_is_missed_and_says_so() -> None:
 
 
 def test_an_emulation_says_what_it_is() -> None:
-    latency = {"cpu": "A CPU", "threads": 2, "variants": VARIANTS,
-               "emulated": [{"devices": ["d"], "threads": 2, "memory_mb": 512.0, "variants": VARIANTS[1:]}]}  # fmt: skip
+    run = {"devices": ["d"], "threads": 2, "memory_mb": 512.0, "variants": VARIANTS[1:]}
+    latency = {"cpu": "A CPU", "threads": 2, "variants": VARIANTS, "emulated": [run]}
     phone = device(cpu="an Arm CPU", threads=4, memory_mb=512)
     found = emulation(phone, latency)
     assert found is not None

@@ -44,7 +44,8 @@ def full() -> dict[str, Any]:
         for index, (name, role) in enumerate(roles.items())
     ]  # fmt: skip
     part = {"max_abs": 1e-5, "mean_abs": 1e-6, "psnr_db": 120.0}
-    rows = [{"limit": "peak memory", "unit": "MB", "allowed": 500.0, "measured": 120.0, "kept": True}]
+    rows = [{"limit": "peak memory", "unit": "MB", "allowed": 500.0, "measured": 120.0, "kept": True, "low": 120.0,
+             "high": 120.0, "safe": True, "note": ""}]  # fmt: skip
     sizes = {"encoder": 1.9, "decoder": 2.5}
     doubtful = {
         "id": "an4/7",
@@ -57,7 +58,8 @@ def full() -> dict[str, Any]:
     }
     return BARE | {
         "budget": {"device": "laptop", "description": "d.", "source": "s", "required": True, "kept": True,
-                   "cheapest": "onnx-int8", "verdicts": [{"artefact": "onnx-int8", "kept": True, "rows": rows}]},
+                   "cheapest": "onnx-int8", "emulation": None,
+                   "verdicts": [{"artefact": "onnx-int8", "kept": True, "safe": True, "rows": rows}]},
         "accuracy": {"normalizer": "basic", "bootstrap": 1000, "sets": ["an4"], "command": "python -m eval.wer x",
                      "systems": systems, "samples": [{"id": "an4/1", "set": "an4", "reference": "ONE <two>",
                                                       "texts": dict.fromkeys(roles, "one <script>alert(1)</script>")}]},
