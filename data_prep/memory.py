@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 import psutil
 import torch
 
+from eval.memory import out_of_memory as out_of_memory  # for distill/trainer.py
+
 if TYPE_CHECKING:
     from data_prep.teacher import Teacher
 
@@ -39,8 +41,3 @@ def _free(device: torch.device) -> float:
     if device.type == "cuda":
         return float(torch.cuda.mem_get_info(device)[0])
     return float(psutil.virtual_memory().available)
-
-
-def out_of_memory(error: Exception) -> bool:
-    """Whether it was want of memory; torch on a CPU says so in an ordinary RuntimeError."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)

@@ -21,10 +21,11 @@ from tqdm import tqdm
 
 from data_prep.label_sets import copy_label_set
 from data_prep.label_store import Decoding, Label, finished_parts, is_merged, merge_parts, read_labels, write_part
-from data_prep.memory import batch_size, out_of_memory
+from data_prep.memory import batch_size
 from data_prep.references import reference_labels
 from data_prep.teacher import Heard, Teacher
 from eval.audio import SAMPLE_RATE, AudioError, read_audio
+from eval.memory import out_of_memory
 from eval.utterances import Utterance, read_utterances
 from recipes.errors import UserError, run_main
 from recipes.models import model_folder

@@ -3,22 +3,28 @@
     python -m eval.benchmark recipes/demo/recipe.yaml
 
 The teacher in PyTorch fp32 is the baseline. It is measured first and last: their ratio, the drift, tells how far the
-machine's own noise reaches.
+machine's own noise reaches. A variant that is too near a limit of a budget for that noise is measured again.
 """
 
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+import psutil
 from tqdm import tqdm
 
+from eval.budget import candidates, noisy, run_for
+from eval.memory import capped
 from eval.systems import System, systems
 from eval.utterances import read_utterances
+from recipes.devices import Setting, budgets, emulated, setting
 from recipes.errors import RunError, UserError, run_main
+from recipes.machine import machine
 from recipes.schema import Recipe
-from recipes.sections import Benchmark
 from recipes.stage import arguments, open_stage, write_json
 
 
@@ -37,24 +43,30 @@ def main() -> None:
         test = read_utterances(recipe.root / "corpus", "test") or read_utterances(recipe.root / "corpus", "train")
         clips = [item.audio for item in test[:: max(1, len(test) // section.clips)][: section.clips]]
         # 2. One process a variant; the baseline once more at the end.
-        judged = systems(recipe)
-        load_average = os.getloadavg()[0]
-        order = [*judged, judged[0]]
-        measured = [run_variant(system, clips, section, recipe) for system in tqdm(order, "benchmark", unit="variant")]
-        baseline, again = measured[0]["clip_ms"]["p50"], measured.pop()["clip_ms"]["p50"]
-        # 3. Ratios to the baseline of the same run.
-        variants = [
+        judged, load_average = systems(recipe), os.getloadavg()[0]
+        bench = Bench(recipe, clips)
+        variants = [bench.measure(system) for system in tqdm(judged, "benchmark", unit="variant")]
+        # 3. The same under the threads and memory of each device that asks for others.
+        runs = [
             {
-                "name": system.name, "role": system.role, "runtime": system.runtime, "precision": system.precision,
-                "size_mb": system.size_mb, "parameters_m": system.parameters_m, **row,
-                "speedup": baseline / row["clip_ms"]["p50"],
+                "devices": devices,
+                **wanted._asdict(),
+                "variants": [bench.measure(each, wanted) for each in exported(judged)],
             }
-            for system, row in zip(judged, measured, strict=True)
-        ]  # fmt: skip
+            for wanted, devices in tqdm(_settings(recipe, cores).items(), "devices", unit="device")
+        ]
+        again = bench.measure(judged[0])["clip_ms"]["p50"]
+        baseline = variants[0]["clip_ms"]["p50"]
+        # 4. What is too near a limit is measured again.
+        bench.settle({system.name: system for system in judged}, variants, runs, again / baseline)
+        # 5. Ratios to the baseline of the same run.
+        for row in variants:
+            row["speedup"] = baseline / row["clip_ms"]["p50"]
         result = {
             "baseline": judged[0].name, "threads": section.threads, "clips": len(clips), "runs": section.runs,
-            "fixed_tokens": section.tokens, "load_average": load_average, "baseline_drift": again / baseline,
-            "command": command, "variants": variants,
+            "fixed_tokens": section.tokens, "load_average": load_average, "cpu": machine()["cpu"],
+            "baseline_drift": again / baseline, "command": command, "variants": variants, "emulated": runs,
+            "concurrency": [row for system in judged for row in bench.concurrency(system)],
         }  # fmt: skip
         write_json(work.folder / "latency.json", result)
         work.finish(
@@ -65,23 +77,110 @@ def main() -> None:
         )
 
 
-def run_variant(system: System, clips: list[list[str]], section: Benchmark, recipe: Recipe) -> dict[str, Any]:
-    """The figures of one variant from a process of its own."""
-    task = {
-        "folder": str(system.folder), "runtime": system.runtime, "precision": system.precision, "clips": clips,
-        "threads": section.threads, "runs": section.runs, "warmup": section.warmup, "tokens": section.tokens,
-        "language": recipe.teacher.language, "task": recipe.teacher.task,
-    }  # fmt: skip
-    threads = {name: str(section.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
-    done = subprocess.run(
-        [sys.executable, "-m", "eval.latency"], input=json.dumps(task), capture_output=True, text=True, check=False,
-        env=os.environ | threads,
+def exported(judged: Sequence[System]) -> list[System]:
+    """The systems that a budget judges."""
+    names = {row["name"] for row in candidates([{"name": system.name, "role": system.role} for system in judged])}
+    return [system for system in judged if system.name in names]
+
+
+def _settings(recipe: Recipe, cores: int) -> dict[Setting, list[str]]:
+    """Settings to emulate, with their devices; no more threads than this machine has."""
+    found: dict[Setting, list[str]] = {}
+    for name, wanted in emulated(recipe).items():
+        here = wanted._replace(threads=min(wanted.threads, cores))
+        if here != setting(recipe):
+            found.setdefault(here, []).append(name)
+    return found
+
+
+class Bench:
+    """Starts the measuring processes of one recipe."""
+
+    def __init__(self, recipe: Recipe, clips: Sequence[list[str]]):
+        assert recipe.benchmark is not None
+        self.recipe, self.section = recipe, recipe.benchmark
+        self.task = {
+            "clips": list(clips), "runs": self.section.runs, "warmup": self.section.warmup,
+            "tokens": self.section.tokens, "language": recipe.teacher.language, "task": recipe.teacher.task,
+        }  # fmt: skip
+
+    def measure(self, system: System, wanted: Setting | None = None) -> dict[str, Any]:
+        """One variant's row from a process of its own; `fits` is false where its device's memory is too small."""
+        identity = {
+            "name": system.name, "role": system.role, "runtime": system.runtime, "precision": system.precision,
+            "size_mb": system.size_mb, "parameters_m": system.parameters_m,
+        }  # fmt: skip
+        frequency = psutil.cpu_freq()
+        around = {"load_average": os.getloadavg()[0], "cpu_mhz": frequency.current if frequency else None}
+        found = self._start("eval.latency", system, wanted or setting(self.recipe), {"details": wanted is None})
+        return {**identity, **around, **found}
+
+    def settle(
+        self, by_name: Mapping[str, System], variants: list[dict[str, Any]], runs: list[dict[str, Any]], drift: float
+    ) -> None:
+        """Measure again, in place, what a budget's verdict cannot be trusted on."""
+        for budget in budgets(self.recipe):
+            run = run_for(budget, runs)
+            rows, wanted = (run["variants"], Setting(run["threads"], run["memory_mb"])) if run else (variants, None)
+            near = {row["name"] for row in candidates(rows) if "measurements" not in row and noisy(budget, row, drift)}
+            for index, row in enumerate(rows):
+                if row["name"] in near and self.section.repeats:
+                    more = [self.measure(by_name[row["name"]], wanted) for _ in range(self.section.repeats)]
+                    rows[index] = merge([row, *more])
+
+    def concurrency(self, system: System) -> list[dict[str, Any]]:
+        """A row for each number of clients."""
+        here = setting(self.recipe)
+        return [
+            {"name": system.name, **self._start("eval.concurrency", system, here, {"clients": clients})}
+            for clients in tqdm(self.section.clients, f"clients of {system.name}", unit="run", leave=False)
+        ]
+
+    def _start(self, module: str, system: System, wanted: Setting, more: dict[str, Any]) -> dict[str, Any]:
+        task = self.task | more | {
+            "folder": str(system.folder), "runtime": system.runtime, "precision": system.precision,
+            "threads": wanted.threads,
+        }  # fmt: skip
+        return run_task([sys.executable, "-m", module], system.name, task, wanted)
+
+
+def run_task(command: list[str], name: str, task: dict[str, Any], wanted: Setting) -> dict[str, Any]:
+    """The JSON that a measuring process prints; `fits: false` with the reason where it died of the memory cap.
+
+    Raises RunError where it failed otherwise.
+    """
+    libraries = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env=os.environ | dict.fromkeys(libraries, str(wanted.threads)),
     )  # fmt: skip
-    if done.returncode != 0:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise RunError(f"benchmark: {system.name} ended with status {done.returncode}: {last}")
-    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    with capped(process, wanted.memory_mb) as cap:
+        said, errors = process.communicate(json.dumps(task))
+    if cap.reached_mb is not None:
+        reason = f"ended at {cap.reached_mb:.0f} MB of resident memory, the cap is {wanted.memory_mb:g} MB"
+        return {"fits": False, "reason": reason, "peak_rss_mb": cap.reached_mb, "clip_ms": None, "rtf": None}
+    if process.returncode != 0:
+        last = (errors.strip().splitlines() or ["no message"])[-1]
+        raise RunError(f"benchmark: {name} ended with status {process.returncode}: {last}")
+    result: dict[str, Any] = json.loads(said.splitlines()[-1])
     return result
+
+
+def merge(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Measurements of one variant to one row: that of the median clip p95, with what all of them found.
+
+    The noise is then what whole measurements differ by. One that did not fit decides.
+    """
+    if failed := next((row for row in rows if not row.get("fits", True)), None):
+        return failed
+    each = [
+        {"clip_p50_ms": row["clip_ms"]["p50"], "clip_p95_ms": row["clip_ms"]["p95"], "rtf": row["rtf"],
+         "peak_rss_mb": row["peak_rss_mb"]}
+        for row in rows
+    ]  # fmt: skip
+    middle = int(np.argsort([found["clip_p95_ms"] for found in each])[(len(each) - 1) // 2])
+    noise = {key: [min(found[key] for found in each), max(found[key] for found in each)] for key in each[0]}
+    return {**rows[middle], "noise": noise, "measurements": each}
 
 
 if __name__ == "__main__":

@@ -13,9 +13,15 @@ from typing import Any
 
 import numpy as np
 
-from eval.audio import read_audio
+from eval.audio import SAMPLE_RATE, read_audio
+from eval.memory import peak_rss_mb
+from eval.placement import placement
 from eval.runtimes import open_runtime
 from eval.runtimes.transcriber import Generator, Runtime, Transcriber
+
+CACHES = (10, 200)
+"""Tokens in the decoder's cache at which a token is timed."""
+_ROUNDS = 5
 
 
 class TimedRuntime:
@@ -86,7 +92,7 @@ def measure(task: dict[str, Any]) -> dict[str, Any]:
     for index in range(task["warmup"]):
         transcriber.transcribe([clips[index % len(clips)]], **options)
     timed.encoder, timed.prompt, timed.token = [], [], []
-    mel, whole, audio_s, tokens = [], [], 0.0, 0
+    mel, whole, tokens = [], [], 0
     for index in range(task["runs"]):
         clip = clips[index % len(clips)]
         started = time.perf_counter()
@@ -94,32 +100,81 @@ def measure(task: dict[str, Any]) -> dict[str, Any]:
         mel.append(time.perf_counter() - started)
         (transcript,) = transcriber.decode(features, **options)
         whole.append(time.perf_counter() - started - timed.aside)
-        audio_s += len(clip) / 16_000
         tokens += len(transcript.tokens)
+    seconds = [len(clips[index % len(clips)]) / SAMPLE_RATE for index in range(task["runs"])]
     first = [sum(parts) for parts in zip(mel, timed.encoder, timed.prompt, strict=True)]
-    return {
+    figures: dict[str, Any] = {
         "cold_s": cold_s,
         "mel_ms": _spread(mel),
         "encoder_ms": _spread(timed.encoder),
         "first_token_ms": _spread(first),
         "token_ms": _spread(timed.token),
         "clip_ms": _spread(whole),
-        "rtf": sum(whole) / audio_s,
+        "rtf": sum(whole) / sum(seconds),
         "peak_rss_mb": peak_rss_mb(),
-        "audio_s": audio_s,
+        "audio_s": sum(seconds),
         "tokens": tokens,
+        "noise": noise(whole, seconds, len(clips)),
+    }
+    if task["details"]:  # last: what they take in memory belongs to no figure above
+        figures["token_at_cache"] = [token_at(cache, transcriber, timed, clips[0]) for cache in CACHES]
+        figures["placement"] = placement(task, transcriber, clips[0])
+    return figures
+
+
+def noise(whole: list[float], seconds: list[float], clips: int) -> dict[str, list[float]] | None:
+    """Least and largest value of the figures that budgets limit, over whole passes through the clips.
+
+    Every pass has the same clips, so that they differ by the machine alone. None for less than two passes.
+    """
+    passes = [slice(start, start + clips) for start in range(0, len(whole) - clips + 1, clips)]
+    if len(passes) < 2:
+        return None
+    p50, p95 = np.array([np.percentile(whole[each], [50, 95]) for each in passes]).T * 1e3
+    rtf = [sum(whole[each]) / sum(seconds[each]) for each in passes]
+    return {
+        name: [float(min(values)), float(max(values))]
+        for name, values in (("clip_p50_ms", p50), ("clip_p95_ms", p95), ("rtf", rtf))
     }
 
 
-def peak_rss_mb() -> float:
-    """Peak resident memory of this program, 10^6 bytes.
+def token_at(cache: int, transcriber: Transcriber, timed: TimedRuntime, clip: np.ndarray) -> dict[str, float]:
+    """Milliseconds of one token with `cache` tokens before it, or as many as the model holds; the number used beside.
 
-    Not getrusage's ru_maxrss: that survives exec on Linux, so a small program reports its parent's peak.
+    Of a runtime that steps, the median of the five tokens around the place. Of one that does not, the least time of a
+    text that ends before it is taken from that of one that ends after it: medians of few can come out the wrong way
+    round on a busy machine.
     """
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024 / 1e6
-    raise RuntimeError("/proc/self/status has no VmHWM line")
+    shape, mel_BFT = transcriber.format, transcriber.features([clip])
+    looped, prompt = isinstance(timed, TimedGenerator), len(shape.prompt)
+    room = min(shape.max_length, getattr(timed.runtime, "max_tokens", shape.max_length)) - prompt
+    around = 2 * min(cache - prompt, 20) if looped else 5
+    # The n-th token after the first is made with the prompt and n - 1 more in the cache.
+    end = min(cache - prompt + 1 + (around + 1) // 2, room)
+    reached = prompt + end - 1 - (around + 1) // 2
+    if isinstance(timed, TimedGenerator):
+        spent = [_seconds(timed.runtime, transcriber, mel_BFT, (end - around, end)) for _ in range(3 * _ROUNDS)]
+        before, after = np.min(spent, axis=0)
+        return {"cache": reached, "ms": 1e3 * float(after - before) / around}
+    samples: list[float] = []
+    for _ in range(_ROUNDS):
+        timed.token = []
+        transcriber.decode(mel_BFT, exact_tokens=end)
+        samples += timed.token[-around:]
+    return {"cache": reached, "ms": 1e3 * float(np.median(samples))}
+
+
+def _seconds(runtime: Generator, transcriber: Transcriber, mel_BFT: np.ndarray, limits: tuple[int, ...]) -> list[float]:
+    """Of generating exactly so many tokens, for each of the limits."""
+    shape, state, spent = transcriber.format, runtime.encode(mel_BFT), []
+    for limit in limits:
+        started = time.perf_counter()
+        runtime.generate(
+            state, shape.prompt, limit, end=shape.end, suppress=[*shape.suppress, shape.end],
+            suppress_first=shape.suppress_first,
+        )  # fmt: skip
+        spent.append(time.perf_counter() - started)
+    return spent
 
 
 def _spread(seconds: list[float]) -> dict[str, float] | None:
@@ -130,5 +185,15 @@ def _spread(seconds: list[float]) -> dict[str, float] | None:
     return {"p50": 1e3 * float(p50), "p95": 1e3 * float(p95), "max": 1e3 * max(seconds)}
 
 
+def without_sklearn() -> None:
+    """Hide scikit-learn from this process.
+
+    transformers imports it where it is installed (nncf brings it) and uses nothing of it here: PyTorch's peak memory
+    grew from 454 to 557 MB by it, and its cold start by a second.
+    """
+    sys.modules["sklearn"] = None  # type: ignore[assignment]
+
+
 if __name__ == "__main__":
+    without_sklearn()
     print(json.dumps(measure(json.load(sys.stdin))))

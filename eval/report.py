@@ -9,9 +9,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from eval.budget import judge, load_budget
+from eval.budget import emulation, judge, variants_for, wer_gaps
 from eval.players import players
-from eval.report_page import render
+from eval.report_page import render, word
+from recipes.devices import budgets
 from recipes.errors import run_main
 from recipes.flow import stages
 from recipes.freshness import read_record
@@ -40,17 +41,15 @@ def collect(recipe: Recipe, command: str) -> dict[str, Any]:
     records = {name: read_record(root / name) or {} for name in present}
     accuracy = _read(root / "eval" / "wer.json") if "eval" in present else None
     latency = _read(root / "benchmark" / "latency.json") if "benchmark" in present else None
-    budget = None
-    if recipe.budget is not None and latency is not None:
-        macro = {row["name"]: row["macro"]["wer"] for row in accuracy["systems"]} if accuracy else {}
-        budget = judge(load_budget(recipe.budget.device), latency["variants"], macro, recipe.budget.required)
+    judged = verdicts(recipe, latency, accuracy) if latency is not None else []
     return {
         "name": recipe.name,
         "date": time.strftime("%Y-%m-%d"),
         "command": command,
         "commit": commit(),
         "machine": machine(),
-        "budget": budget,
+        "budget": judged[0] if judged else None,
+        "other_budgets": judged[1:],
         "accuracy": accuracy,
         "latency": latency,
         "parity": _read(root / "export" / "parity.json"),
@@ -61,6 +60,18 @@ def collect(recipe: Recipe, command: str) -> dict[str, Any]:
         "student": {"teacher": recipe.teacher.model, **records["student"]["metrics"],
                     "command": records["student"]["command"]},
     }  # fmt: skip
+
+
+def verdicts(recipe: Recipe, latency: dict[str, Any], accuracy: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """Every budget of the recipe over what was measured for its device; only the first may be required."""
+    return [
+        judge(
+            budget, variants_for(budget, latency), wer_gaps(accuracy), recipe.budget.required and index == 0,
+            drift=latency["baseline_drift"], emulation=emulation(budget, latency),
+        )
+        for index, budget in enumerate(budgets(recipe))
+        if recipe.budget is not None
+    ]  # fmt: skip
 
 
 def _read(file: Path) -> Any:
@@ -92,20 +103,24 @@ def _labels(record: dict[str, Any], quality: Path) -> dict[str, Any]:
 
 
 def summary(report: dict[str, Any]) -> str:
-    """The short table that ends a run."""
+    """The short table that ends a run, a column a device, and what passes."""
     wer = {row["name"]: row["macro"]["wer"] for row in (report["accuracy"] or {"systems": []})["systems"]}
-    kept = {item["artefact"]: item["kept"] for item in (report["budget"] or {"verdicts": []})["verdicts"]}
     rows = {row["name"]: row for row in (report["latency"] or {"variants": []})["variants"]}
-    device = report["budget"]["device"] if report["budget"] else "budget"
-    lines = [f"{'':<20} {'WER %':>7} {'clip p50':>10} {'speed-up':>9} {'size':>9} {'memory':>9}  {device}"]
+    judged = [report["budget"], *report["other_budgets"]] if report["budget"] else []
+    said = [{item["artefact"]: word(item) for item in budget["verdicts"]} for budget in judged]
+    columns = [f"{budget['device']:<16}" for budget in judged]
+    head = f"{'':<20} {'WER %':>7} {'clip p50':>10} {'speed-up':>9} {'size':>9} {'memory':>9}  {' '.join(columns)}"
+    lines = [head.rstrip()]
     for name in dict.fromkeys([*wer, *rows]):
         row = rows.get(name)
         cells = [f"{name:<20}", f"{wer[name]:7.1f}" if name in wer else f"{'-':>7}"]
         if row:
             cells += [f"{row['clip_ms']['p50']:7.1f} ms", f"{row['speedup']:8.2f}x", f"{row['size_mb']:6.1f} MB",
                       f"{row['peak_rss_mb']:6.0f} MB"]  # fmt: skip
-        cells.append({True: " kept", False: " missed", None: ""}[kept.get(name)])
-        lines.append(" ".join(cells).rstrip())
+        lines.append(" ".join([*cells, " " + " ".join(f"{each.get(name, ''):<16}" for each in said)]).rstrip())
+    for budget in judged:
+        passes = f"cheapest that passes: {budget['cheapest']}" if budget["kept"] else "missed by every artefact"
+        lines.append(f"{budget['device']}: {passes}{' (emulated)' if budget['emulation'] else ''}")
     return "\n".join(lines) + "\n"
 
 

@@ -2,6 +2,7 @@
 
 import difflib
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,8 @@ def render(report: Mapping[str, Any], clips: Mapping[str, str]) -> str:
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters |= {"figure": figure, "diff": diff}
-    sections = ("budget", "accuracy", "latency", "parity", "training", "labels", "corpus", "student")
+    environment.filters |= {"figure": figure, "diff": diff, "word": word, "placed": placed}
+    sections = ("budget", "other_budgets", "accuracy", "latency", "parity", "training", "labels", "corpus", "student")
     values = {name: report.get(name) for name in sections} | dict(report)
     return environment.get_template("report.html").render(
         **values,
@@ -40,6 +41,24 @@ def figure(value: float | None, digits: int = 3) -> str:
         return f"{value:.{digits - 1}e}" if value else "0"
     above = len(str(int(abs(value)))) if abs(value) >= 1 else math.floor(math.log10(abs(value))) + 1
     return f"{value:.{max(0, digits - above)}f}"
+
+
+def word(item: Mapping[str, Any]) -> str:
+    """One verdict in a few words: unsafe where the machine's noise reaches over a limit, open where the WER's does."""
+    if any(row["note"].startswith("does not fit") for row in item["rows"]):
+        return "does not fit"
+    doubts = [] if item["safe"] else [row["limit"] for row in item["rows"] if not row["safe"]]
+    said = ["kept" if item["kept"] else "missed"]
+    said += ["unsafe"] * any("WER" not in limit for limit in doubts)
+    return ", ".join([*said, *["WER open"] * any("WER" in limit for limit in doubts)])
+
+
+def placed(rows: Sequence[Mapping[str, Any]] | None) -> str:
+    """Where a model's operators ran and in what: counts, the most frequent first."""
+    counts: Counter[str] = Counter()
+    for row in rows or []:
+        counts[f"{row['place']} {row['precision']}".strip()] += row["count"]
+    return ", ".join(f"{count} {what}" for what, count in counts.most_common()) or "the runtime does not tell"
 
 
 def diff(reference: str, text: str) -> Markup:

@@ -4,17 +4,19 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
-from eval.audio import SAMPLE_RATE, AudioError, read_audio
+from eval.audio import AUDIO_SUFFIXES, SAMPLE_RATE, AudioError, read_audio
+from eval.batches import Row, within_memory, work
 from eval.long_form import Mode, transcribe_long
-from eval.runtimes import RUNTIMES, open_runtime
-from eval.runtimes.transcriber import Transcriber
+from eval.runtimes import RUNTIMES, choose, open_runtime
+from eval.runtimes.transcriber import Transcriber, Transcript
 from eval.subtitles import Cue, subtitles
 from recipes.errors import RunError, UserError, run_main
 
@@ -22,50 +24,95 @@ from recipes.errors import RunError, UserError, run_main
 def main() -> None:
     """Transcribe each file; unreadable ones are named, the others still done."""
     given = _arguments()
-    if not given.model.is_dir():
-        raise UserError(f"model {given.model}: expected a model folder, found none; such as runs/demo/export/model")
-    runtime = given.runtime or ("onnx" if (given.model / "onnx").is_dir() else "torch")
-    opened = open_runtime(runtime, given.model, given.precision, given.threads)
-    detect = given.language == "detect"
-    transcriber = Transcriber(opened, given.model, _any_language(given.model) if detect else given.language, given.task)
+    given.runtime, given.precision = choose(given.model, given.runtime, given.precision)
+    paths = audio_files(given.audio)
+    if given.work is not None:  # as the process that `within_memory` starts
+        start, most = given.work
+        transcriber = _open(given)
+        work(paths, given.memory_mb, start, most, lambda clips: transcribe(transcriber, clips, given))
+        return
+    again = [sys.executable, "-m", "eval.transcribe", *sys.argv[1:], "--work"]
+    rows = within_memory(again, len(paths), given.memory_mb) if given.memory_mb else _one_by_one(paths, given)
     failed = 0
-    for path in given.audio:
+    bar = tqdm(rows, "transcribe", len(paths), unit="file", disable=len(paths) == 1)
+    for path, row in zip(paths, bar, strict=True):
+        if "error" in row:
+            failed += 1
+            tqdm.write(f"{path}: {row['error']}", file=sys.stderr)
+        else:
+            _show(path, {"audio": str(path), **row}, given)
+    if failed:
+        raise RunError(f"{failed} of {len(paths)} files could not be read")
+
+
+def audio_files(given: Sequence[Path]) -> list[Path]:
+    """The files as given; of a folder the audio under it, in order of name. UserError for a folder without any."""
+    found: list[Path] = []
+    for path in given:
+        inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in AUDIO_SUFFIXES)
+        if path.is_dir() and not inside:
+            raise UserError(f"audio {path}: expected audio files in this folder, found none; name another")
+        found += inside if path.is_dir() else [path]
+    return found
+
+
+def _one_by_one(paths: Sequence[Path], given: argparse.Namespace) -> Iterator[Row]:
+    transcriber = _open(given)
+    for path in paths:
         try:
             clip = read_audio(path)
         except AudioError as error:
-            failed += 1
-            print(f"{path}: {error}", file=sys.stderr)
-            continue
-        seconds = len(clip) / SAMPLE_RATE
-        row = transcribe(transcriber, clip, seconds, given, detect=detect)
-        _show(path, {"audio": str(path), "seconds": round(seconds, 3), **row}, given)
-    if failed:
-        raise RunError(f"{failed} of {len(given.audio)} files could not be read")
+            yield {"error": str(error)}
+        else:
+            yield from transcribe(transcriber, [clip], given)
 
 
-def transcribe(
-    transcriber: Transcriber, clip: Any, seconds: float, given: argparse.Namespace, *, detect: bool
-) -> dict[str, Any]:
-    """One clip's text, score and, where asked for, language and segments."""
-    mel_BFT, row = transcriber.features([clip]), dict[str, Any]()
+def _open(given: argparse.Namespace) -> Transcriber:
+    opened = open_runtime(given.runtime, given.model, given.precision, given.threads)
+    language = _any_language(given.model) if given.language == "detect" else given.language
+    return Transcriber(opened, given.model, language, given.task)
+
+
+def transcribe(transcriber: Transcriber, clips: Sequence[np.ndarray], given: argparse.Namespace) -> list[Row]:
+    """Length, text, score and, where asked for, language and segments of clips [N] at 16 kHz, as one batch.
+
+    Where the language is detected each is a batch of its own, since their prompts differ.
+    """
+    detect = given.language == "detect"
+    if detect and len(clips) > 1:
+        return [row for clip in clips for row in transcribe(transcriber, [clip], given)]
+    if not clips:
+        return []
+    heard: Row = {}
     if detect:
-        ((language, no_speech),) = transcriber.listen(mel_BFT)
-        row = {"language": language, "no_speech_prob": round(no_speech, 4)}
+        ((language, no_speech),) = transcriber.listen(transcriber.features(clips))
+        heard = {"language": language, "no_speech_prob": round(no_speech, 4)}
         if language is not None:
             transcriber.format = replace(transcriber.format, prompt=transcriber.format.prompt_in(language))
     timed = given.timestamps or given.format in ("srt", "vtt")
-    if len(clip) > transcriber.format.window_samples:
-        return row | transcribe_recording(transcriber, clip, given, timed=timed)
-    (said,) = transcriber.decode(mel_BFT, scores=True, timestamps=timed, previous=given.previous)
-    row |= {"text": said.text, "mean_logprob": round(said.mean_logprob, 4)}
-    if timed:
-        row["segments"] = _segments(transcriber.segments(said, seconds))
-    return row
+    short = [clip for clip in clips if len(clip) <= transcriber.format.window_samples]
+    said: list[Transcript] = []
+    if short:
+        mel_BFT = transcriber.features(short)
+        said = transcriber.decode(mel_BFT, scores=True, timestamps=timed, previous=given.previous)
+    rows = iter([_clip(transcriber, len(clip), one, timed=timed) for clip, one in zip(short, said, strict=True)])
+    return [
+        {"seconds": round(len(clip) / SAMPLE_RATE, 3), **heard}
+        | (
+            next(rows)
+            if len(clip) <= transcriber.format.window_samples
+            else _recording(transcriber, clip, given, timed=timed)
+        )
+        for clip in clips
+    ]
 
 
-def transcribe_recording(
-    transcriber: Transcriber, samples: np.ndarray, given: argparse.Namespace, *, timed: bool
-) -> dict[str, Any]:
+def _clip(transcriber: Transcriber, samples: int, said: Transcript, *, timed: bool) -> Row:
+    row: Row = {"text": said.text, "mean_logprob": round(said.mean_logprob, 4)}
+    return row | ({"segments": _segments(transcriber.segments(said, samples / SAMPLE_RATE))} if timed else {})
+
+
+def _recording(transcriber: Transcriber, samples: np.ndarray, given: argparse.Namespace, *, timed: bool) -> Row:
     """Text and, where asked for, segments of what is longer than the model's window."""
     mode: Mode = given.long or ("sequential" if transcriber.writes_timestamps or timed else "chunked")
     if timed and mode == "chunked":
@@ -99,12 +146,31 @@ def _any_language(model: Path) -> str | None:
     return next((name.strip("<|>") for name in known), None)
 
 
+def _positive(text: str) -> float:
+    if not (value := float(text)) > 0:
+        raise argparse.ArgumentTypeError(f"expected more than 0, found {text}")
+    return value
+
+
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="sottovoce transcribe", description="Text of audio files.")
     parser.add_argument("model", type=Path, help="model folder, such as runs/demo/export/model")
-    parser.add_argument("audio", nargs="+", type=Path, help="audio files of any length")
-    parser.add_argument("--runtime", choices=RUNTIMES, help="default: onnx where the folder has it")
-    parser.add_argument("--precision", choices=["fp32", "fp16", "int8"], default="fp32")
+    parser.add_argument("audio", nargs="+", type=Path, help="audio files of any length, or folders of them")
+    parser.add_argument(
+        "--runtime", choices=RUNTIMES,
+        help="default: the first of onnx, openvino, tflite, mobile, ctranslate2 that the folder has in the precision "
+        "asked for, then torch, which starts slowest",
+    )  # fmt: skip
+    parser.add_argument(
+        "--precision", choices=["fp32", "fp16", "int8"],
+        help="default: the most exact one that the folder has for the runtime",
+    )  # fmt: skip
+    parser.add_argument(
+        "--memory-mb", type=_positive, metavar="N",
+        help="keep the process below so many MB (10^6 bytes) of resident memory, and transcribe in batches as large as "
+        "that allows; int8 scales a whole batch at once, so its texts may differ from those of single files",
+    )  # fmt: skip
+    parser.add_argument("--work", nargs=2, type=int, help=argparse.SUPPRESS)
     parser.add_argument("--language", default="en", help="language code, or `detect`; for multilingual models")
     parser.add_argument("--task", choices=["transcribe", "translate"], default="transcribe")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from recipes.devices import budgets
 from recipes.errors import UserError
 from recipes.flow import stages
 from recipes.models import local_folder
@@ -82,6 +83,9 @@ def _paths(recipe: Recipe) -> None:
         part = getattr(recipe.eval, key, None)
         _expect(f"eval.{key}.folder", part.folder if part else None, folder=True)
     _expect("budget.device", recipe.budget.device if recipe.budget else None)
+    for number, path in enumerate(recipe.budget.also if recipe.budget else []):
+        _expect(f"budget.also.{number}", path)
+    budgets(recipe)
     _expect("launch", recipe.launch)
 
 

@@ -18,7 +18,7 @@ class Spec:
     """Recipe keys that make it stale when changed."""
     needs: tuple[str, ...] = ()
     """Earlier stages it reads."""
-    outside: tuple[Literal["teacher", "sources", "eval", "budget"], ...] = ()
+    outside: tuple[Literal["teacher", "sources", "eval", "budget", "emulation"], ...] = ()
     """Files from outside the run that make it stale when changed."""
 
 
@@ -53,7 +53,7 @@ FLOW = (
         "python -m eval.benchmark",
         ("benchmark", "teacher"),
         ("corpus", "student", "train", "export"),
-        ("teacher",),
+        ("teacher", "emulation"),
     ),
     Spec(
         "report",

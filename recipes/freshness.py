@@ -14,6 +14,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from recipes.devices import emulated
 from recipes.flow import SPECS, before, needs
 from recipes.schema import Recipe
 
@@ -86,6 +87,9 @@ def fingerprints(recipe: Recipe, name: str) -> dict[str, str]:
         record = read_record(recipe.root / need)
         prints[f"{need} output"] = record["fingerprint"] if record else "none"
     for kind in spec.outside:
+        if kind == "emulation":  # of a budget only what the benchmark does, so that a new limit measures nothing again
+            prints |= {f"threads and memory of {name}": str(tuple(wanted)) for name, wanted in emulated(recipe).items()}
+            continue
         for path in _outside(recipe, kind):
             prints[str(path)] = path_fingerprint(path, content=kind not in ("sources", "eval"))
     return prints
@@ -95,7 +99,7 @@ def _outside(recipe: Recipe, kind: str) -> list[Path]:
     if kind == "teacher":
         return [path] if (path := Path(recipe.teacher.model)).is_dir() else []
     if kind == "budget":
-        return [recipe.budget.device] if recipe.budget else []
+        return recipe.budget.devices if recipe.budget else []
     if kind == "eval":
         parts = (recipe.eval.noise, recipe.eval.long_form) if recipe.eval else ()
         return [part.folder for part in parts if part and part.folder]

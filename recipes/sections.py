@@ -1,7 +1,7 @@
 """The sections of a recipe, named after the stages: every field with its unit and default."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
@@ -197,12 +197,23 @@ class Benchmark(Section):
     """Untimed transcriptions first."""
     tokens: int | None = Field(default=None, gt=0)
     """Decode exactly this many tokens a clip, for random weights; null stops at the end of text."""
+    repeats: int = Field(default=2, ge=0)
+    """More measurements of a variant that is too near a limit of its budget for this machine's noise."""
+    clients: list[Annotated[int, Field(gt=0)]] = []
+    """Numbers of clients that ask one process at the same time, such as [1, 2, 4, 8]; empty leaves this out."""
 
 
 class Budget(Section):
-    """The device the student must fit."""
+    """The devices the student must fit."""
 
     device: Path
     """Budget file, such as recipes/budgets/laptop.yaml."""
     required: bool = True
-    """End with exit status 3 when no artefact keeps the budget."""
+    """End with exit status 3 when no artefact keeps this device's budget."""
+    also: list[Path] = []
+    """Budget files of more devices: judged and reported, never required."""
+
+    @property
+    def devices(self) -> list[Path]:
+        """All budget files, `device` first."""
+        return [self.device, *self.also]

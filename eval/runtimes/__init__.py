@@ -4,6 +4,7 @@ Each runtime is a module here with `PRECISIONS`, `files(folder, precision)` and 
 what that gives has `sizes` (`format.Sizes`) beside the face.
 """
 
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,14 +41,33 @@ def weight_files(runtime: str, folder: Path, precision: str) -> list[Path]:
     return found
 
 
-def available(folder: Path) -> list[tuple[str, str]]:
-    """Runtime and precision of everything a model folder holds, the smallest exports last."""
-    return [
-        (runtime, precision)
-        for runtime in RUNTIMES
-        for precision in _module(runtime).PRECISIONS
-        if weight_files(runtime, folder, precision)
-    ]
+def available(folder: Path) -> Iterator[tuple[str, str]]:
+    """Runtime and precision of everything a model folder holds: exports in the order of RUNTIMES, each the most exact
+    first, then PyTorch, which is imported only when it is reached.
+    """
+    for runtime in (*RUNTIMES[1:], RUNTIMES[0]):
+        for precision in _module(runtime).PRECISIONS:
+            if weight_files(runtime, folder, precision):
+                yield runtime, precision
+
+
+def choose(folder: Path, runtime: str | None, precision: str | None) -> tuple[str, str]:
+    """The first available runtime and precision among those asked for; None leaves the choice open.
+
+    Raises UserError where the folder is none, or holds no such model.
+    """
+    if not folder.is_dir():
+        raise UserError(f"model {folder}: expected a model folder, found none; such as runs/demo/export/model")
+    found = []
+    for has, kind in available(folder):
+        if runtime in (None, has) and precision in (None, kind):
+            return has, kind
+        found.append(f"{has} {kind}")
+    asked = " ".join(word for word in (runtime, precision) if word) or "any runtime"
+    raise UserError(
+        f"model {folder}: expected weights for {asked}, found {', '.join(found) or 'none'}; name another folder, or "
+        "export it"
+    )
 
 
 def _module(runtime: str) -> Any:

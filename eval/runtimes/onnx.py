@@ -40,13 +40,13 @@ class OnnxState:
 class OnnxRuntime:
     """A model folder behind the `Runtime` face."""
 
-    def __init__(self, folder: Path, precision: str, threads: int):
+    def __init__(self, folder: Path, precision: str, threads: int, profile: Path | None = None):
         """Load `folder/onnx/{encoder_model,decoder_model_merged}*.onnx`; `threads` work inside one operator.
 
-        Raises UserError for a file that is missing or broken.
+        A `profile` folder takes traces of every operator. Raises UserError for a file that is missing or broken.
         """
-        self._encoder = _session(folder / "onnx" / f"encoder_model{SUFFIX[precision]}.onnx", threads)
-        self._decoder = _session(folder / "onnx" / f"decoder_model_merged{SUFFIX[precision]}.onnx", threads)
+        self._encoder = _session(folder / "onnx" / f"encoder_model{SUFFIX[precision]}.onnx", threads, profile)
+        self._decoder = _session(folder / "onnx" / f"decoder_model_merged{SUFFIX[precision]}.onnx", threads, profile)
         self._outputs = [output.name for output in self._decoder.get_outputs()]
         _, bins, frames = self._encoder.get_inputs()[0].shape
         self.sizes = Sizes(bins, frames, self._decoder.get_outputs()[0].shape[-1])
@@ -81,8 +81,12 @@ class OnnxRuntime:
             new |= {name: value for name, value in caches.items() if ".encoder." in name}
         return logits_BLV[:, -1], OnnxState(state.encoder_BSD, new)
 
+    def end_profiling(self) -> dict[str, Path]:
+        """The traces (JSON) of encoder and decoder."""
+        return {"encoder": Path(self._encoder.end_profiling()), "decoder": Path(self._decoder.end_profiling())}
 
-def _session(path: Path, threads: int) -> Any:
+
+def _session(path: Path, threads: int, profile: Path | None) -> Any:
     import onnxruntime
 
     if not path.is_file():
@@ -90,6 +94,8 @@ def _session(path: Path, threads: int) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.log_severity_level = 3
+    if profile is not None:
+        options.enable_profiling, options.profile_file_prefix = True, str(profile / path.stem)
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its InvalidProtobuf, Fail, NoSuchFile, ... share no other base

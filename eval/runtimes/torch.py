@@ -30,7 +30,10 @@ def load(folder: Path, _precision: str, threads: int) -> "TorchRuntime":
 
 
 def load_model(folder: Path, dtype: torch.dtype = torch.float32) -> WhisperForConditionalGeneration:
-    """A Whisper checkpoint from a local folder, in evaluation mode; safetensors only."""
+    """A Whisper checkpoint from a local folder, in evaluation mode; safetensors only.
+
+    Raises UserError for files that are missing or broken.
+    """
     transformers.logging.disable_progress_bar()
     try:
         model = WhisperForConditionalGeneration.from_pretrained(

@@ -15,7 +15,7 @@ from distill.export import EXPORTERS, Student
 from distill.export.layout import write_layout
 from distill.shapes import random_model
 from distill.student import cut, save_model, spaced_layers
-from eval.benchmark import run_variant
+from eval.benchmark import Bench
 from eval.runtimes import available
 from eval.runtimes.torch import load_model
 from eval.systems import System
@@ -54,7 +54,8 @@ def main() -> None:
             System(f"{runtime}-{precision}", "export", runtime, precision, student)
             for runtime, precision in available(student)
         ]
-        measured = [run_variant(system, clips, recipe.benchmark, recipe) for system in [*systems, baseline]]
+        bench = Bench(recipe, clips)
+        measured = [bench.measure(system) for system in [*systems, baseline]]
         print(json.dumps(line(given.shape, systems, measured)))
 
 

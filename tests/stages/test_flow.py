@@ -88,6 +88,40 @@ def test_a_changed_setting_reruns_only_what_depends_on_it(finished: Path, run: R
     assert run(*sottovoce("run", str(finished), *overrides)).returncode == 3, "a skipped run keeps its verdict"
 
 
+def test_devices_are_emulated_and_only_the_required_one_decides(finished: Path, run: Run, tmp_path: Path) -> None:
+    shutil.copytree(finished.parent / "runs", tmp_path / "runs")
+    budget = "{{name: {}, description: d, source: s, cpu: another, threads: 1, memory_mb: {}, limits: {{size_mb: 50}}}}"
+    for name, memory_mb in (("tight", 60), ("roomy", 3000)):
+        (tmp_path / f"{name}.yaml").write_text(budget.format(name, memory_mb))
+    place, first = f"runs={tmp_path / 'runs'}", f"budget.device={tmp_path / 'tight.yaml'}"
+    both = [place, first, f"budget.also=[{tmp_path / 'roomy.yaml'}]", "benchmark.clients=[2]"]
+    done = run(*sottovoce("run", str(finished), *both, "budget.required=true"))
+    assert done.returncode == 3, done.stdout + done.stderr
+    assert "tight: missed by every artefact (emulated)" in done.stdout
+    assert "roomy: cheapest that passes: onnx-int8 (emulated)" in done.stdout
+    ran = [line.split()[0] for line in done.stdout.splitlines() if line.endswith(": running")]
+    assert ran == ["benchmark", "report"]
+    folder = tmp_path / "runs" / "small"
+    latency = json.loads((folder / "benchmark" / "latency.json").read_text())
+    assert [(each["devices"], each["threads"], each["memory_mb"]) for each in latency["emulated"]] == [
+        (["tight"], 1, 60), (["roomy"], 1, 3000)
+    ]  # fmt: skip
+    assert [row["fits"] for row in latency["emulated"][0]["variants"]] == [False, False]
+    assert all(row["clip_ms"] for row in latency["emulated"][1]["variants"])
+    assert [row["clients"] for row in latency["concurrency"]] == [2, 2, 2, 2]
+    assert {row["name"]: bool(row["placement"]) for row in latency["variants"]} == {
+        "teacher-torch-fp32": False, "student-torch-fp32": False, "onnx-fp32": True, "onnx-int8": True
+    }  # fmt: skip
+    page = (folder / "report" / "report.html").read_text()
+    assert "does not fit" in page
+    assert "An emulation: measured on" in page
+    first = f"budget.device={tmp_path / 'roomy.yaml'}"
+    kept = [place, first, f"budget.also=[{tmp_path / 'tight.yaml'}]", "benchmark.clients=[2]", "budget.required=true"]
+    done = run(*sottovoce("run", str(finished), *kept))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "benchmark  up to date" in done.stdout
+
+
 @pytest.mark.parametrize("audio", ["text", "speaker"])
 def test_transcribe_prints_a_line_for_each_file(finished: Path, speech: Path, run: Run, audio: str) -> None:
     files = [str(file) for file in sorted((speech / "test").glob("*.flac"))[:2]]

@@ -44,7 +44,8 @@ def full() -> dict[str, Any]:
         for index, (name, role) in enumerate(roles.items())
     ]  # fmt: skip
     part = {"max_abs": 1e-5, "mean_abs": 1e-6, "psnr_db": 120.0}
-    rows = [{"limit": "peak memory", "unit": "MB", "allowed": 500.0, "measured": 120.0, "kept": True}]
+    rows = [{"limit": "peak memory", "unit": "MB", "allowed": 500.0, "measured": 120.0, "kept": True, "low": 120.0,
+             "high": 120.0, "safe": True, "note": ""}]  # fmt: skip
     sizes = {"encoder": 1.9, "decoder": 2.5}
     doubtful = {
         "id": "an4/7",
@@ -57,7 +58,8 @@ def full() -> dict[str, Any]:
     }
     return BARE | {
         "budget": {"device": "laptop", "description": "d.", "source": "s", "required": True, "kept": True,
-                   "cheapest": "onnx-int8", "verdicts": [{"artefact": "onnx-int8", "kept": True, "rows": rows}]},
+                   "cheapest": "onnx-int8", "emulation": None,
+                   "verdicts": [{"artefact": "onnx-int8", "kept": True, "safe": True, "rows": rows}]},
         "accuracy": {"normalizer": "basic", "bootstrap": 1000, "sets": ["an4"], "command": "python -m eval.wer x",
                      "systems": systems, "samples": [{"id": "an4/1", "set": "an4", "reference": "ONE <two>",
                                                       "texts": dict.fromkeys(roles, "one <script>alert(1)</script>")}]},
@@ -92,6 +94,39 @@ def test_a_full_report_shows_every_system_and_loads_nothing_from_elsewhere() -> 
     assert page.count("<svg") == 5
     assert not re.search(r"""(src|href)=["']?(https?:)?//""", page)
     assert not re.search(r"@import|url\(\s*['\"]?http", page)
+
+
+def test_devices_clients_and_operators_are_shown() -> None:
+    report = full()
+    capped = {"limit": "memory cap", "unit": "MB", "allowed": 90.0, "measured": 120.0, "low": None, "high": None,
+              "kept": False, "safe": True, "note": "does not fit: ended at 120 MB"}  # fmt: skip
+    near = {**report["budget"]["verdicts"][0]["rows"][0], "low": 480.0, "high": 520.0, "safe": False, "note": "unsafe"}
+    other = report["budget"] | {
+        "device": "phone", "required": False, "kept": False, "cheapest": None,
+        "emulation": {"text": "An emulation: so."},
+        "verdicts": [{"artefact": "onnx-int8", "kept": False, "safe": True, "rows": [capped]},
+                     {"artefact": "onnx-fp16", "kept": True, "safe": False, "rows": [near]}],
+    }  # fmt: skip
+    report["other_budgets"] = [other]
+    row = report["latency"]["variants"][2]
+    row |= {"runtime": "onnx", "precision": "int8"}
+    row["token_at_cache"] = [{"cache": 10, "ms": 0.25}, {"cache": 124, "ms": 0.5}]
+    row["placement"] = [{"part": "encoder", "op": "Conv", "precision": "float", "place": "CPU", "count": 2}]
+    ended = row | {"fits": False, "reason": "ended at 120 MB", "clip_ms": None, "rtf": None}
+    del ended["placement"], ended["token_at_cache"]
+    report["latency"] |= {
+        "variants": [row], "cpu": "A CPU",
+        "emulated": [{"devices": ["phone"], "threads": 1, "memory_mb": 90.0, "variants": [ended]}],
+        "concurrency": [{"name": "onnx-int8", "clients": 4, "sessions": 2, "requests": 100, "mean_ms": 41.0,
+                         "p50_ms": 40.0, "p95_ms": 55.0, "requests_per_s": 98.0, "tokens_per_s": 1234.0,
+                         "peak_rss_mb": 140.0}],
+    }  # fmt: skip
+    page = render(report)
+    for said in (
+        "phone: missed by every artefact", "An emulation: so.", "does not fit", "ended at 120 MB", "kept, unsafe",
+        "480 to 520, unsafe", "at 124", "2 CPU float", "1234",
+    ):  # fmt: skip
+        assert said in page, said
 
 
 def test_transcripts_are_escaped() -> None:
