@@ -2,6 +2,7 @@
 
 import io
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,9 @@ _COLOURS = dict(zip(("teacher", "student", "export"), _SERIES, strict=True))
 _GAP, _LABEL_HEIGHT = 12.0, 16.0
 """Pixels between a marker's centre and its label, and from one label to the next."""
 _MARKERS = {"teacher": "s", "student": "o", "export": "^"}
+
+
+_DASHES = ("-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)))
 
 
 @dataclass(frozen=True)
@@ -99,9 +103,11 @@ def curves(
     y_label: str,
     plot_id: str,
     *,
+    x_label: str = "optimiser step",
     log: bool = False,
 ) -> str:
-    """Lines over training steps: (name, colour role, steps, values)."""
+    """Lines over training steps, or what `x_label` says: (name, colour role, x, y); a role's second line is broken."""
+    seen = Counter[str]()
     with _style(plot_id):
         figure, axes = plt.subplots(figsize=(5.6, 3.2))
         for name, role, steps, values in series:
@@ -110,12 +116,14 @@ def curves(
                 values,
                 color=_COLOURS[role],
                 linewidth=1.6,
+                linestyle=_DASHES[seen[role] % len(_DASHES)],
                 label=name,
                 marker="o" if len(steps) < 30 else "",
             )
+            seen[role] += 1
         if log:
             axes.set_yscale("log")
-        axes.set_xlabel("optimiser step")
+        axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
         axes.legend(frameon=False, labelcolor=_INK)
         return _svg(figure, plot_id)

@@ -103,12 +103,20 @@ def _verdict(report: Mapping[str, Any]) -> str:
 
 
 def _plots(report: Mapping[str, Any]) -> dict[str, str]:
-    plots = dict.fromkeys(("latency", "size", "loss", "wer", "quality"), "")
+    plots = dict.fromkeys(("latency", "size", "loss", "wer", "quality", "noise"), "")
     if report.get("accuracy") and report.get("latency"):
         plots["latency"] = scatter(
             _points(report, lambda row: row["clip_ms"]["p50"]), "clip latency p50, ms", "WER, %", "p1"
         )
         plots["size"] = scatter(_points(report, lambda row: row["size_mb"]), "size on disk, MB", "WER, %", "p2")
+    if (accuracy := report.get("accuracy")) and accuracy.get("noise"):
+        plots["noise"] = curves(
+            [
+                (system["name"], system["role"], *_against_noise(system["noise"]))
+                for system in accuracy["systems"]
+            ],
+            "WER, %", "p6", x_label="signal-to-noise ratio, dB",
+        )  # fmt: skip
     training = report.get("training")
     if training and training["train"]:
         rows: Sequence[Mapping[str, float]] = training["train"]
@@ -140,8 +148,11 @@ def _points(report: Mapping[str, Any], x: Any) -> list[Point]:
     points = []
     for row in report["latency"]["variants"]:
         if (system := systems.get(row["name"])) is not None:
-            results = list(system["results"].values())
-            # With one test set its interval; over several, the mean of the ends: each set is resampled by itself.
-            low, high = (sum(result["wer"][end] for result in results) / len(results) for end in ("low", "high"))
-            points.append(Point(row["name"], row["role"], x(row), system["macro"]["wer"], low, high))
+            wer = system["macro_intervals"]["wer"]
+            points.append(Point(row["name"], row["role"], x(row), wer["value"], wer["low"], wer["high"]))
     return points
+
+
+def _against_noise(rows: Sequence[Mapping[str, Any]]) -> tuple[list[float], list[float]]:
+    noisy = [row for row in rows if row["snr_db"] is not None]
+    return [row["snr_db"] for row in noisy], [row["wer"]["value"] for row in noisy]

@@ -41,7 +41,9 @@ def test_the_report_agrees_with_the_stage_files(finished: Path) -> None:
     assert [row["name"] for row in accuracy["systems"]] == names
     assert [row["name"] for row in report["latency"]["variants"]] == names
     student, exported = accuracy["systems"][1], accuracy["systems"][2]
-    assert exported["results"] == student["results"], "fp32 export and torch say the same"
+    for part in ("results", "noise", "long_form", "hallucination"):
+        assert exported[part], part
+        assert exported[part] == student[part], "fp32 export and torch say the same"
     assert all(row["kept"] for row in report["parity"]["artefacts"])
     page = (stage(finished, "report") / "report.html").read_text()
     assert all(name in page for name in names)

@@ -24,17 +24,41 @@ BARE = {
 }
 
 
+RATE = {"value": 12.3, "low": 10.0, "high": 14.5}
+CHANGE = {"value": 0.3, "low": -1.0, "high": 1.6, "p_value": 0.0004}
+
+
+def beyond(role: str) -> dict[str, Any]:
+    """What is scored besides the test set as it is."""
+    versus = None if role == "teacher" else CHANGE
+    worst = {"id": "an4/3", "set": "an4", "reference": "nine two", "teacher": "nine two", "text": "nine to <b>",
+             "errors": 2, "teacher_errors": 0, "words": 2}  # fmt: skip
+    row = {"wer": RATE, "words": 50, "substitutions": 3, "deletions": 2, "insertions": 1}
+    return {
+        "regression": None if versus is None else {"clips": 9, "worse": 0.25, "better": 0.125, "worst": [worst]},
+        "hallucination": {
+            "insertion_rate": RATE, "loops": 1, "clips": 9, "looping": [],
+            "alone": {"clips": 2, "with_words": 1, "words": 3, "words_per_minute": 13.0,
+                      "texts": [{"clip": "silence", "text": ""}, {"clip": "pink-0", "text": "ghost words here"}]}},
+        "noise": [{"snr_db": snr_db, "wer": RATE, "versus_teacher": versus, "insertion_rate": 2.0}
+                  for snr_db in (None, 10.0, 0.0)],
+        "long_form": {"an4": {"sequential": row, "chunked": row, "separate": row}},
+    }  # fmt: skip
+
+
 def spread_ms(p50: float) -> dict[str, float]:
     return {"p50": p50, "p95": 2 * p50, "max": 3 * p50}
 
 
 def full() -> dict[str, Any]:
     roles = {"teacher-torch-fp32": "teacher", "student-torch-fp32": "student", "onnx-int8": "export"}
-    rate = {"value": 12.3, "low": 10.0, "high": 14.5}
+    rate = RATE
     systems = [
         {"name": name, "role": role, "runtime": "torch", "precision": "fp32", "macro": {"wer": 12.3, "cer": 4.0},
+         "macro_intervals": {"wer": rate, "versus_teacher": None if role == "teacher" else CHANGE},
          "results": {"an4": {"wer": rate, "cer": rate, "utterances": 9, "words": 50,
-                             "versus_teacher": None if role == "teacher" else {"value": 0.3, "low": -1.0, "high": 1.6}}}}  # noqa: E501
+                             "versus_teacher": None if role == "teacher" else CHANGE}}}
+        | beyond(role)
         for name, role in roles.items()
     ]  # fmt: skip
     variants = [
@@ -61,6 +85,9 @@ def full() -> dict[str, Any]:
                    "cheapest": "onnx-int8", "emulation": None,
                    "verdicts": [{"artefact": "onnx-int8", "kept": True, "safe": True, "rows": rows}]},
         "accuracy": {"normalizer": "basic", "bootstrap": 1000, "sets": ["an4"], "command": "python -m eval.wer x",
+                     "noise": {"noises": ["pink", "white"], "utterances": 9},
+                     "long_form": {"folder": None, "pause_seconds": 0.5, "modes": ["sequential", "chunked"],
+                                   "sets": {"an4": {"recordings": 2, "minutes": 2.1}}},
                      "systems": systems, "samples": [{"id": "an4/1", "set": "an4", "reference": "ONE <two>",
                                                       "texts": dict.fromkeys(roles, "one <script>alert(1)</script>")}]},
         "latency": {"baseline": "teacher-torch-fp32", "threads": 2, "clips": 5, "runs": 100, "fixed_tokens": None,
@@ -89,9 +116,14 @@ def test_a_full_report_shows_every_system_and_loads_nothing_from_elsewhere() -> 
         "onnx-int8",
         "kept by onnx-int8",
         "x.wav (empty file)",
+        "p &lt; 0.001",
+        "nine <del>two</del> <ins>to &lt;b&gt;</ins>",
+        "ghost words here",
+        "no noise",
+        "an4, chunked",
     ):
         assert name in page
-    assert page.count("<svg") == 5
+    assert page.count("<svg") == 6
     assert not re.search(r"""(src|href)=["']?(https?:)?//""", page)
     assert not re.search(r"@import|url\(\s*['\"]?http", page)
 
