@@ -153,7 +153,7 @@ def test_devices_clients_and_operators_are_shown() -> None:
                          "p50_ms": 40.0, "p95_ms": 55.0, "requests_per_s": 98.0, "tokens_per_s": 1234.0,
                          "peak_rss_mb": 140.0}],
     }  # fmt: skip
-    page = render(report)
+    page = render(report, {})
     for said in (
         "phone: missed by every artefact", "An emulation: so.", "does not fit", "ended at 120 MB", "kept, unsafe",
         "480 to 520, unsafe", "at 124", "2 CPU float", "1234",
