@@ -39,6 +39,9 @@ def main() -> None:
             failed += 1
             tqdm.write(f"{path}: {row['error']}", file=sys.stderr)
         else:
+            if (cut := row.get("transcribed_seconds")) is not None:
+                said = f"{path}: {row['seconds']:.1f} s, only the first {cut:.0f} s are transcribed"
+                tqdm.write(said, file=sys.stderr)
             _show(path, {"audio": str(path), **row}, given)
     if failed:
         raise RunError(f"{failed} of {len(paths)} files could not be read")
@@ -99,7 +102,7 @@ def _row(transcriber: Transcriber, samples: int, said: Transcript, *, timed: boo
     seconds, window_s = samples / SAMPLE_RATE, transcriber.format.window_samples / SAMPLE_RATE
     row: Row = {"seconds": round(seconds, 3), "text": said.text, "mean_logprob": round(said.mean_logprob, 4)}
     if seconds > window_s:
-        print(f"{seconds:.1f} s of audio: only the first {window_s:.0f} s are transcribed", file=sys.stderr)
+        row["transcribed_seconds"] = round(window_s, 3)
     if timed:
         cues = transcriber.segments(said, min(seconds, window_s))
         row["segments"] = [{"start": start, "end": end, "text": text} for start, end, text in cues]
