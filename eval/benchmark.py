@@ -112,7 +112,7 @@ class Bench:
         }  # fmt: skip
         frequency = psutil.cpu_freq()
         around = {"load_average": os.getloadavg()[0], "cpu_mhz": frequency.current if frequency else None}
-        found = self._start("eval.latency", system, wanted or setting(self.recipe), {"details": wanted is None})
+        found = self.start("eval.latency", system, wanted or setting(self.recipe), {"details": wanted is None})
         return {**identity, **around, **found}
 
     def settle(
@@ -132,11 +132,12 @@ class Bench:
         """A row for each number of clients."""
         here = setting(self.recipe)
         return [
-            {"name": system.name, **self._start("eval.concurrency", system, here, {"clients": clients})}
+            {"name": system.name, **self.start("eval.concurrency", system, here, {"clients": clients})}
             for clients in tqdm(self.section.clients, f"clients of {system.name}", unit="run", leave=False)
         ]
 
-    def _start(self, module: str, system: System, wanted: Setting, more: dict[str, Any]) -> dict[str, Any]:
+    def start(self, module: str, system: System, wanted: Setting, more: dict[str, Any]) -> dict[str, Any]:
+        """What a measuring module finds of a system, in a process of its own; `more` goes into its task."""
         task = self.task | more | {
             "folder": str(system.folder), "runtime": system.runtime, "precision": system.precision,
             "threads": wanted.threads,

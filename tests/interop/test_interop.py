@@ -38,8 +38,8 @@ class Loader:
     environment: str
     """Folder under .interop/."""
     script: str
-    runtime: str
-    """Exporter that writes its files."""
+    runtime: str | None
+    """Exporter that writes its files; none where the script exports the checkpoint in its own environment."""
     precisions: tuple[Precision, ...] = ("fp32", "int8")
     folder: str = "."
     """Inside the export; {precision} is filled in."""
@@ -63,6 +63,7 @@ LOADERS = {
     "openvino-genai": Loader(
         "genai", "genai.py", "openvino", folder="openvino-{precision}", options=("--precision", "f32")
     ),
+    "litert": Loader("litert", "litert_clips.py", None, get_args(Precision), options=("--precision", "{precision}")),
 }
 CASES = [(name, precision) for name, loader in LOADERS.items() for precision in loader.precisions]
 
@@ -127,13 +128,14 @@ def test_a_loader_says_what_torch_says(
     if not (environment / ".installed").is_file():
         pytest.skip(f"{name}: its environment {environment.relative_to(ROOT)} is not built; make interop")
     said: dict[str, str] = request.getfixturevalue("said")
-    folder: Path = request.getfixturevalue("export")(loader.runtime)
+    checkpoint: Path = request.getfixturevalue("checkpoint")
+    folder = request.getfixturevalue("export")(loader.runtime) if loader.runtime else checkpoint
     program = environment / loader.program
     options = [option.format(precision=precision) for option in loader.options]
     done = subprocess.run(
         [program if program.exists() else loader.program, Path(__file__).with_name(loader.script),
          folder / loader.folder.format(precision=precision), *options, *said],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)},
         capture_output=True, text=True, check=False, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
