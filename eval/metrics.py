@@ -75,11 +75,11 @@ def count_errors(references: Sequence[str], hypotheses: Sequence[str], *, charac
 
 @dataclass(frozen=True)
 class Interval:
-    """A value with its 95 % interval."""
+    """A value with its 95 % interval; None where there is too little to resample."""
 
     value: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
 
 
 def bootstrap(errors: Errors, minus: Errors | None = None, *, resamples: int, seed: int) -> Interval:
@@ -126,7 +126,8 @@ def permutation_test(
         (2.0 * draw.integers(0, 2, (min(500, permutations - done), len(apart))) - 1) @ apart
         for done in range(0, permutations, 500)
     ]
-    far = np.abs(np.concatenate(swapped)) >= abs(apart.sum()) * (1 - 1e-9)  # sums of the same floats in another order
+    rounding = 1e-9 * np.abs(apart).sum()  # the same sum of floats may come out otherwise in another order
+    far = np.abs(np.concatenate(swapped)) >= abs(apart.sum()) - rounding
     return float(1 + far.sum()) / (1 + permutations)
 
 
