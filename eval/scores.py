@@ -8,7 +8,7 @@ import numpy as np
 
 from eval.conditions import Condition, by_set
 from eval.error_rate import ErrorRate
-from eval.metrics import Errors, Normalize, count_errors, macro_bootstrap, permutation_test
+from eval.metrics import Errors, Interval, Normalize, count_errors, macro_bootstrap, permutation_test
 from eval.repetition import repeats
 from recipes.sections import Eval
 
@@ -17,6 +17,8 @@ Texts = Mapping[str, Sequence[str]]
 
 KINDS = ("substitutions", "deletions", "insertions")
 WORST = 10
+FEW = 5
+"""Recordings below which there is no interval: resampling two tells nothing."""
 LOOP = 3
 """A clip loops where a group of up to four words stands so often in a row, and oftener than in the reference."""
 
@@ -130,7 +132,8 @@ class Scorer:
             for name, places in by_set(clips).items():
                 row = errors.take(places)
                 found.setdefault(name, {})[mode] = {
-                    "wer": self._interval([row]), "words": int(row.units.sum()),
+                    "wer": self._interval([row]) if len(places) >= FEW else asdict(Interval(row.rate, None, None)),
+                    "words": int(row.units.sum()),
                     **{kind: int(getattr(row, kind).sum()) for kind in KINDS},
                 }  # fmt: skip
         return found
@@ -154,7 +157,7 @@ class Scorer:
         errors = self._errors(condition, said)
         return [errors.take(places) for places in by_set(condition.clips).values()]
 
-    def _interval(self, sets: Sequence[Errors]) -> dict[str, float]:
+    def _interval(self, sets: Sequence[Errors]) -> dict[str, float | None]:
         return asdict(macro_bootstrap(sets, resamples=self.section.bootstrap, seed=self.seed))
 
     def _difference(self, sets: Sequence[Errors], others: Sequence[Errors] | None) -> dict[str, float] | None:

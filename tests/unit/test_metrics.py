@@ -6,7 +6,7 @@ from pathlib import Path
 import jiwer
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from transformers.models.whisper.english_normalizer import BasicTextNormalizer, EnglishTextNormalizer
 
@@ -106,15 +106,16 @@ def exact(mine: Errors, other: Errors) -> float:
 
 @settings(deadline=None, max_examples=30)
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=10))
+@example([(0, 1), (2, 0), (2, 0), (0, 3)])  # fifths that sum to nothing but for rounding
 def test_p_values_are_those_of_all_swaps(pairs: list[tuple[int, int]]) -> None:
     mine, other = (
         Errors(*(np.array(values) for values in (side, [0] * len(pairs), [0] * len(pairs), [5] * len(pairs))))
         for side in zip(*pairs, strict=True)
     )
     found = permutation_test([mine], [other], seed=0)
-    assert found == pytest.approx(exact(mine, other), abs=0.02)
+    assert found == pytest.approx(exact(mine, other), abs=0.025)
     assert found == permutation_test([mine], [other], seed=0)
-    assert permutation_test([other], [mine], seed=0) == pytest.approx(found, abs=0.02)
+    assert permutation_test([other], [mine], seed=0) == pytest.approx(found, abs=0.025)
 
 
 def test_p_values_of_equal_systems_are_spread_evenly_and_those_of_a_worse_one_are_small() -> None:
