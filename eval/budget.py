@@ -61,8 +61,8 @@ def verdict(
             continue
         low, high = found["low"], found["high"]
         safe = not low <= allowed < high
-        said = "its 95 % interval is" if key == "wer_increase" else "measured"
-        note = "" if safe else f"unsafe: limit {f'{allowed:g} {unit}'.strip()}, {said} {low:.3g} to {high:.3g}"
+        doubt, said = ("open", "95 % interval") if key == "wer_increase" else ("unsafe", "measured")
+        note = "" if safe else f"{doubt}: limit {f'{allowed:g} {unit}'.strip()}, {said} {low:.3g} to {high:.3g}"
         rows.append(row | {"measured": found["value"], "low": low, "high": high, "kept": found["value"] <= allowed,
                            "safe": safe, "note": note})  # fmt: skip
     return {

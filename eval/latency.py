@@ -21,7 +21,6 @@ from eval.runtimes.transcriber import Generator, Runtime, Transcriber
 
 CACHES = (10, 200)
 """Tokens in the decoder's cache at which a token is timed."""
-_ROUNDS = 5
 
 
 class TimedRuntime:
@@ -117,7 +116,9 @@ def measure(task: dict[str, Any]) -> dict[str, Any]:
         "noise": noise(whole, seconds, len(clips)),
     }
     if task["details"]:  # last: what they take in memory belongs to no figure above
-        figures["token_at_cache"] = [token_at(cache, transcriber, timed, clips[0]) for cache in CACHES]
+        figures["token_at_cache"] = [
+            token_at(cache, transcriber, timed, clips[0], rounds=1 + task["runs"] // 25) for cache in CACHES
+        ]
         figures["placement"] = placement(task, transcriber, clips[0])
     return figures
 
@@ -138,7 +139,9 @@ def noise(whole: list[float], seconds: list[float], clips: int) -> dict[str, lis
     }
 
 
-def token_at(cache: int, transcriber: Transcriber, timed: TimedRuntime, clip: np.ndarray) -> dict[str, float]:
+def token_at(
+    cache: int, transcriber: Transcriber, timed: TimedRuntime, clip: np.ndarray, rounds: int
+) -> dict[str, float]:
     """Milliseconds of one token with `cache` tokens before it, or as many as the model holds; the number used beside.
 
     Of a runtime that steps, the median of the five tokens around the place. Of one that does not, the least time of a
@@ -153,11 +156,11 @@ def token_at(cache: int, transcriber: Transcriber, timed: TimedRuntime, clip: np
     end = min(cache - prompt + 1 + (around + 1) // 2, room)
     reached = prompt + end - 1 - (around + 1) // 2
     if isinstance(timed, TimedGenerator):
-        spent = [_seconds(timed.runtime, transcriber, mel_BFT, (end - around, end)) for _ in range(3 * _ROUNDS)]
+        spent = [_seconds(timed.runtime, transcriber, mel_BFT, (end - around, end)) for _ in range(3 * rounds)]
         before, after = np.min(spent, axis=0)
         return {"cache": reached, "ms": 1e3 * float(after - before) / around}
     samples: list[float] = []
-    for _ in range(_ROUNDS):
+    for _ in range(rounds):
         timed.token = []
         transcriber.decode(mel_BFT, exact_tokens=end)
         samples += timed.token[-around:]

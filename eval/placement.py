@@ -16,7 +16,7 @@ import numpy as np
 from eval.runtimes.transcriber import Transcriber
 
 Ops = Counter[tuple[str, str, str]]
-"""How many operators of a kind, by operator, element types, and place."""
+"""How many operators of a kind, by operator (of OpenVINO with its kernel), element types, and place."""
 
 
 def placement(task: dict[str, Any], transcriber: Transcriber, clip: np.ndarray) -> list[dict[str, Any]] | None:
@@ -68,7 +68,7 @@ def _openvino(request: Any) -> Ops:
     device = request.get_compiled_model().get_property("EXECUTION_DEVICES")[0]
     infos = [op.get_rt_info() for op in request.get_compiled_model().get_runtime_model().get_ops()]
     return Counter(
-        (_said(info, "layerType"), _said(info, "runtimePrecision"), f"{device} {_said(info, 'primitiveType')}".strip())
+        (f"{_said(info, 'layerType')} {_said(info, 'primitiveType')}".strip(), _said(info, "runtimePrecision"), device)
         for info in infos
         if _said(info, "layerType") not in ("Const", "Input", "Output")
     )

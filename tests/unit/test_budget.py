@@ -83,7 +83,7 @@ def test_kept_is_the_value_and_safe_the_band(
 def test_an_interval_of_the_wer_that_reaches_over_the_limit_is_said() -> None:
     found = verdict(device(wer_increase=1.0), VARIANTS[1], gap(0.5, -0.5, 1.5))
     assert (found["kept"], found["safe"]) == (True, False)
-    assert found["rows"][0]["note"] == "unsafe: limit 1 points, its 95 % interval is -0.5 to 1.5"
+    assert found["rows"][0]["note"] == "open: limit 1 points, 95 % interval -0.5 to 1.5"
     assert verdict(device(wer_increase=1.0), VARIANTS[1], gap(0.5, -0.5, 0.9))["safe"]
 
 
