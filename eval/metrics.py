@@ -75,11 +75,11 @@ def count_errors(references: Sequence[str], hypotheses: Sequence[str], *, charac
 
 @dataclass(frozen=True)
 class Interval:
-    """A value with its 95 % interval; None where there is too little to resample."""
+    """A value with its 95 % interval."""
 
     value: float
-    low: float | None
-    high: float | None
+    low: float
+    high: float
 
 
 def bootstrap(errors: Errors, minus: Errors | None = None, *, resamples: int, seed: int) -> Interval:

@@ -8,7 +8,7 @@ import numpy as np
 
 from eval.conditions import Condition, by_set
 from eval.error_rate import ErrorRate
-from eval.metrics import Errors, Interval, Normalize, count_errors, macro_bootstrap, permutation_test
+from eval.metrics import Errors, Normalize, count_errors, macro_bootstrap, permutation_test
 from eval.repetition import repeats
 from recipes.sections import Eval
 
@@ -132,7 +132,7 @@ class Scorer:
             for name, places in by_set(clips).items():
                 row = errors.take(places)
                 found.setdefault(name, {})[mode] = {
-                    "wer": self._interval([row]) if len(places) >= FEW else asdict(Interval(row.rate, None, None)),
+                    "wer": self._interval([row]) if len(places) >= FEW else {"value": row.rate, "low": None, "high": None},
                     "words": int(row.units.sum()),
                     **{kind: int(getattr(row, kind).sum()) for kind in KINDS},
                 }  # fmt: skip
@@ -157,7 +157,7 @@ class Scorer:
         errors = self._errors(condition, said)
         return [errors.take(places) for places in by_set(condition.clips).values()]
 
-    def _interval(self, sets: Sequence[Errors]) -> dict[str, float | None]:
+    def _interval(self, sets: Sequence[Errors]) -> dict[str, float]:
         return asdict(macro_bootstrap(sets, resamples=self.section.bootstrap, seed=self.seed))
 
     def _difference(self, sets: Sequence[Errors], others: Sequence[Errors] | None) -> dict[str, float] | None:
