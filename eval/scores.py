@@ -132,7 +132,9 @@ class Scorer:
             for name, places in by_set(clips).items():
                 row = errors.take(places)
                 found.setdefault(name, {})[mode] = {
-                    "wer": self._interval([row]) if len(places) >= FEW else {"value": row.rate, "low": None, "high": None},
+                    "wer": {"value": row.rate, "low": None, "high": None}
+                    if len(places) < FEW
+                    else self._interval([row]),
                     "words": int(row.units.sum()),
                     **{kind: int(getattr(row, kind).sum()) for kind in KINDS},
                 }  # fmt: skip

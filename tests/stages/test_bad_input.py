@@ -105,19 +105,13 @@ def test_a_damaged_or_mixed_up_export_is_one_line(finished: Path, run: Run, tmp_
     assert said in refused(run, "transcribe", str(model), "a.wav", "--runtime", "onnx", "--precision", "fp32")
 
 
-@pytest.mark.parametrize("damage", ["missing", "truncated", "of other shapes"])
-def test_damaged_weights_are_one_line(run: Run, tmp_path: Path, damage: str) -> None:
+def test_weights_of_another_shape_are_one_line(run: Run, tmp_path: Path) -> None:
     model = tmp_path / "model"
     shutil.copytree(TEACHER, model)
-    if damage == "missing":
-        (model / "model.safetensors").unlink()
-    elif damage == "truncated":
-        os.truncate(model / "model.safetensors", 99999)
-    else:
-        changed(model, "config.json", decoder_ffn_dim=96)
+    changed(model, "config.json", decoder_ffn_dim=96)
     done = run(*sottovoce("transcribe", str(model), "a.wav", "--runtime", "torch"))
     assert done.returncode == 2
-    assert "expected a Whisper checkpoint" in done.stderr.strip().splitlines()[-1]
+    assert "found weights of other shapes than config.json says" in done.stderr.strip().splitlines()[-1]
     assert "Traceback" not in done.stderr
 
 
