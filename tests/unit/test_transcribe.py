@@ -147,7 +147,7 @@ def test_broken_safetensors_are_one_line(tmp_path: Path, damage: str) -> None:
     weights.unlink()
     if damage != "missing":
         weights.write_bytes({"empty": b"", "cut": whole[: len(whole) // 2], "text": b"version https://git-lfs"}[damage])
-    with pytest.raises(UserError, match="expected a Whisper checkpoint of config.json and safetensors, found") as caught:
+    with pytest.raises(UserError, match="expected a Whisper checkpoint of config") as caught:
         load_model(tmp_path / "model")
     assert "\n" not in str(caught.value)
 
