@@ -5,8 +5,6 @@ from typing import TYPE_CHECKING
 import psutil
 import torch
 
-from eval.memory import out_of_memory as out_of_memory  # for distill/trainer.py
-
 if TYPE_CHECKING:
     from data_prep.teacher import Teacher
 

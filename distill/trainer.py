@@ -16,7 +16,6 @@ from tqdm import tqdm
 from transformers import WhisperForConditionalGeneration
 
 from data_prep.label_store import Label
-from data_prep.memory import out_of_memory
 from distill import optimization
 from distill.assembly import assemble
 from distill.batches import Batch, Collate
@@ -26,6 +25,7 @@ from distill.objective import Objective
 from distill.strategy import without_head
 from distill.student import save_model
 from distill.validation import Validation
+from eval.memory import out_of_memory
 from recipes.errors import RunError, UserError
 from recipes.schema import Recipe
 from recipes.stage import Work
