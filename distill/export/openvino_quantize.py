@@ -34,7 +34,7 @@ from recipes.errors import UserError
 if TYPE_CHECKING:
     import openvino
 
-ALPHAS = (None, 0.35, 0.5, 0.65, 0.8)
+ALPHAS: tuple[float | None, ...] = (None, 0.35, 0.5, 0.65, 0.8)
 """Shares of SmoothQuant tried; None leaves it out."""
 
 CALIBRATION_CLIPS, HELD_OUT_CLIPS = 32, 12
