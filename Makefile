@@ -24,8 +24,10 @@ $(STAMP): pyproject.toml
 demo: setup ## the whole way offline: synthetic audio to a benchmarked student and its report
 	$(BIN)/sottovoce run recipes/demo/recipe.yaml
 
+# Two processes of one thread each: the tests' models are too small for a second thread to help.
+WORKERS ?= 2
 test: setup ## unit and stage tests
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile
 
 # Loaders that do not install beside transformers 5, each in an environment of its own, built when missing.
 INTEROP := .interop
