@@ -44,9 +44,8 @@ class BatchSize:
 
     def after(self, batch: int, peak_mb: float) -> None:
         """A batch of so many clips is done, and memory has peaked so high: at most twice as many may follow."""
-        each_mb = max(
-            1.0, (peak_mb - self.floor_mb) / batch
-        )  # of memory taken from what was free already, nothing shows
+        # At least 1 MB: of memory taken from what was free already, nothing shows.
+        each_mb = max(1.0, (peak_mb - self.floor_mb) / batch)
         fits = int((_SHARE * self.cap_mb - self.floor_mb) / each_mb)
         self.size = max(1, min(fits, 2 * batch, self.most))
 

@@ -40,8 +40,7 @@ def main() -> None:
         )
     with open_stage(recipe, "benchmark", command) as work:
         # 1. Test clips, evenly spaced over the split, so that every test set has its share.
-        test = read_utterances(recipe.root / "corpus", "test") or read_utterances(recipe.root / "corpus", "train")
-        clips = [item.audio for item in test[:: max(1, len(test) // section.clips)][: section.clips]]
+        clips = chosen(recipe, section.clips)
         # 2. One process a variant; the baseline once more at the end.
         judged, load_average = systems(recipe), os.getloadavg()[0]
         bench = Bench(recipe, clips)
@@ -75,6 +74,12 @@ def main() -> None:
                 row["name"]: {"clip_p50_ms": row["clip_ms"]["p50"], "speedup": row["speedup"]} for row in variants
             },
         )
+
+
+def chosen(recipe: Recipe, count: int) -> list[list[str]]:
+    """References to so many test recordings, evenly spaced; of train ones where there are no others."""
+    test = read_utterances(recipe.root / "corpus", "test") or read_utterances(recipe.root / "corpus", "train")
+    return [item.audio for item in test[:: max(1, len(test) // count)][:count]]
 
 
 def exported(judged: Sequence[System]) -> list[System]:

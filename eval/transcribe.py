@@ -90,21 +90,16 @@ def transcribe(transcriber: Transcriber, clips: Sequence[np.ndarray], given: arg
         if language is not None:
             transcriber.format = replace(transcriber.format, prompt=transcriber.format.prompt_in(language))
     timed = given.timestamps or given.format in ("srt", "vtt")
-    short = [clip for clip in clips if len(clip) <= transcriber.format.window_samples]
-    said: list[Transcript] = []
+    rows: dict[int, Row] = {}
+    short = [index for index, clip in enumerate(clips) if len(clip) <= transcriber.format.window_samples]
     if short:
-        mel_BFT = transcriber.features(short)
+        mel_BFT = transcriber.features([clips[index] for index in short])
         said = transcriber.decode(mel_BFT, scores=True, timestamps=timed, previous=given.previous)
-    rows = iter([_clip(transcriber, len(clip), one, timed=timed) for clip, one in zip(short, said, strict=True)])
-    return [
-        {"seconds": round(len(clip) / SAMPLE_RATE, 3), **heard}
-        | (
-            next(rows)
-            if len(clip) <= transcriber.format.window_samples
-            else _recording(transcriber, clip, given, timed=timed)
-        )
-        for clip in clips
-    ]
+        for index, one in zip(short, said, strict=True):
+            rows[index] = _clip(transcriber, len(clips[index]), one, timed=timed)
+    for index in set(range(len(clips))) - set(short):
+        rows[index] = _recording(transcriber, clips[index], given, timed=timed)
+    return [{"seconds": round(len(clip) / SAMPLE_RATE, 3), **heard, **rows[index]} for index, clip in enumerate(clips)]
 
 
 def _clip(transcriber: Transcriber, samples: int, said: Transcript, *, timed: bool) -> Row:

@@ -16,11 +16,10 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from eval.benchmark import Bench
+from eval.benchmark import Bench, chosen
 from eval.latency import measure, without_sklearn
 from eval.runtimes.transcriber import Transcriber
 from eval.systems import systems
-from eval.utterances import read_utterances
 from recipes.devices import setting
 from recipes.errors import run_main
 from recipes.stage import arguments
@@ -35,9 +34,8 @@ def main() -> None:
     recipe, _ = arguments("benchmark")
     assert recipe.benchmark is not None
     (system,) = [system for system in systems(recipe) if system.name == "onnx-int8"]
-    test = read_utterances(recipe.root / "corpus", "test")
-    clips = [item.audio for item in test[:: max(1, len(test) // recipe.benchmark.clips)][: recipe.benchmark.clips]]
-    bench, found = Bench(recipe, clips), {module: list[float]() for module in MODULES}
+    bench = Bench(recipe, chosen(recipe, recipe.benchmark.clips))
+    found = {module: list[float]() for module in MODULES}
     for _ in tqdm(range(TIMES), "measuring"):
         for module in MODULES:
             row = bench.start(module, system, setting(recipe), {"details": False})

@@ -1,7 +1,6 @@
 """Transcribe with OpenVINO GenAI, in an environment of its own: proof that it loads an exported folder as it is.
 
-python -m venv /tmp/genai && /tmp/genai/bin/pip install openvino-genai==2026.4.1.0 soundfile
-/tmp/genai/bin/python tests/interop/genai.py RUN/export/model/openvino-int8 CLIP.flac ...
+.interop/genai/bin/python tests/interop/genai.py RUN/export/model/openvino-int8 CLIP.flac ...
 
 Prints one JSON line a clip: {"audio": ..., "text": ...}. Clips are 16 kHz and mono.
 """
