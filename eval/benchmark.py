@@ -23,7 +23,7 @@ from eval.systems import System, systems
 from eval.utterances import read_utterances
 from recipes.devices import Setting, budgets, emulated, setting
 from recipes.errors import RunError, UserError, run_main
-from recipes.machine import machine
+from recipes.machine import ONE_BLAS_THREAD, machine
 from recipes.schema import Recipe
 from recipes.stage import arguments, open_stage, write_json
 
@@ -155,10 +155,10 @@ def run_task(command: list[str], name: str, task: dict[str, Any], wanted: Settin
 
     Raises RunError where it failed otherwise.
     """
-    libraries = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(wanted.threads))
     process = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env=os.environ | dict.fromkeys(libraries, str(wanted.threads)),
+        env=os.environ | threads | ONE_BLAS_THREAD,
     )  # fmt: skip
     with capped(process, wanted.memory_mb) as cap:
         said, errors = process.communicate(json.dumps(task))

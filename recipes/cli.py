@@ -28,6 +28,7 @@ from recipes.check import estimate
 from recipes.errors import MESSAGES, UserError, run_main
 from recipes.flow import SPECS, Spec, stages
 from recipes.freshness import read_record, state
+from recipes.machine import ONE_BLAS_THREAD
 from recipes.schema import Recipe, json_schema, load
 
 _HOME = Path(__file__).resolve().parent.parent
@@ -191,7 +192,8 @@ def _module(name: str) -> Callable[[argparse.Namespace, list[str]], None]:
     """A command that is a module of its own and reads its own arguments."""
 
     def start(_given: argparse.Namespace, rest: list[str]) -> None:
-        sys.exit(subprocess.run([sys.executable, "-m", name, *rest], check=False).returncode)
+        environment = ONE_BLAS_THREAD | os.environ
+        sys.exit(subprocess.run([sys.executable, "-m", name, *rest], env=environment, check=False).returncode)
 
     return start
 

@@ -30,12 +30,13 @@ class EncoderGraph(nn.Module):
         x_BDS = gelu(encoder.conv2(gelu(encoder.conv1(input_features))))
         x_BSD = x_BDS.transpose(1, 2) + encoder.embed_positions.weight
         for layer in encoder.layers:
-            attention = layer.self_attn
-            normed_BSD = layer.self_attn_layer_norm(x_BSD)
-            key, value = _keys_values(attention, normed_BSD)
-            x_BSD = x_BSD + _attend(attention, normed_BSD, key, value)
+            x_BSD = x_BSD + self.attend(layer.self_attn, layer.self_attn_layer_norm(x_BSD))
             x_BSD = x_BSD + layer.fc2(layer.activation_fn(layer.fc1(layer.final_layer_norm(x_BSD))))
         return encoder.layer_norm(x_BSD)
+
+    def attend(self, attention: WhisperAttention, x_BSD: Tensor) -> Tensor:
+        """Self-attention of normed states, out of its output projection."""
+        return _attend(attention, x_BSD, *_keys_values(attention, x_BSD))
 
 
 class DecoderFirstGraph(nn.Module):

@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 from transformers import WhisperForConditionalGeneration
+from transformers.models.whisper.modeling_whisper import WhisperAttention
 
 from distill.export.graphs import DecoderFirstGraph, DecoderWithPastGraph, EncoderGraph
 
@@ -108,7 +109,7 @@ def trace(
     caches = [tensor.clone() for _ in range(layers) for tensor in (own, own, cross, cross)]
     batch, batch_1, batch_2 = ({0: torch.export.Dim.DYNAMIC, **more} for more in ({}, _dynamic(1), _dynamic(2)))
     return (
-        _trace(EncoderGraph(model), (mel_BFT,), ["input_features"], ["last_hidden_state"], (batch,)),
+        _trace(_FusedEncoder(model), (mel_BFT,), ["input_features"], ["last_hidden_state"], (batch,)),
         _trace(
             _Body(DecoderFirstGraph(model)),
             (embedded_BLD, encoder_BSD),
@@ -130,6 +131,24 @@ def cache_names(prefix: str, layers: int) -> list[str]:
     """Names of the cache tensors [B, H, P or S, K] in the order of `graphs`, in the notation of optimum."""
     sides = [(side, part) for side in ("decoder", "encoder") for part in ("key", "value")]
     return [f"{prefix}.{layer}.{side}.{part}" for layer in range(layers) for side, part in sides]
+
+
+class _FusedEncoder(EncoderGraph):
+    """Attention as one operator of ONNX Runtime, which takes the queries in blocks.
+
+    Written out, its weights [B, H, S, S] lie in memory twice: at whisper-base's shape 144 MB. Peak of the encoder's
+    process (base, 30 s, ONNX Runtime 1.31, two threads): float32 475 -> 247 MB, int8 201 -> 190 MB; 508 -> 487 ms and
+    290 -> 301 ms, equal within noise.
+    """
+
+    def attend(self, attention: WhisperAttention, x_BSD: Tensor) -> Tensor:
+        """See `EncoderGraph.attend`; for tracing alone, in torch it gives no values."""
+        projected = [project(x_BSD) for project in (attention.q_proj, attention.k_proj, attention.v_proj)]
+        options = {"num_heads": attention.num_heads, "scale": float(attention.scaling)}
+        mixed_BSD = torch.onnx.ops.symbolic(
+            "com.microsoft::MultiHeadAttention", projected, options, dtype=x_BSD.dtype, shape=x_BSD.shape, version=1
+        )
+        return attention.out_proj(mixed_BSD)
 
 
 class _Body(nn.Module):

@@ -3,6 +3,7 @@
 import hashlib
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -129,6 +130,13 @@ def test_fp32_greedy_tokens_are_equal(exported: Exported) -> None:
         steps.append(logits_BV.argmax(axis=1)[:, None])
     _, expected = torch_steps(exported.model, mel_BFT, steps[:-1])
     assert [row.argmax(axis=1).tolist() for row in expected] == [step[:, 0].tolist() for step in steps[1:]]
+
+
+def test_encoder_attention_is_one_operator_a_layer(exported: Exported) -> None:
+    graph = onnx.load(exported.folder / "onnx" / "encoder_model.onnx").graph
+    kinds = Counter(node.op_type for node in graph.node)
+    assert kinds["MultiHeadAttention"] == exported.model.config.encoder_layers
+    assert not kinds["Softmax"]
 
 
 def test_a_state_can_be_continued_twice(exported: Exported) -> None:
