@@ -96,8 +96,8 @@ def _session(path: Path, threads: int, profile: Path | None) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     # Encoder and decoder have a pool of threads each, and the idle one's would spin on the cores that the other needs:
-    # a clip of alnum's int8 student 41 ms on two threads of two cores, so 28, and 12 with `ONE_BLAS_THREAD` besides. One
-    # pool for both gains 5 to 20 % more, but every other session of the process must then use it or will not load.
+    # a clip of alnum's int8 student 41 ms on two threads of two cores, so 28, and 12 with `ONE_BLAS_THREAD` besides.
+    # One pool for both gains 5 to 20 % more, but all other sessions of the process must then use it or will not load.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     # A plan of all activations would be one block a session, which no other session can use.
     options.enable_mem_pattern = False
