@@ -66,7 +66,10 @@ bench: setup ## one JSON line a benchmark: the demo's exports, labelling, traini
 	@$(BIN)/python -m eval.bench recipes/demo/recipe.yaml
 	@$(BIN)/python -m tests.bench.label $(SPEECH) $(VOCABULARY)
 	@$(BIN)/python -m tests.bench.train $(SPEECH) $(VOCABULARY)
-	@$(BIN)/python -m tests.bench.export $(SPEECH) $(VOCABULARY)
+	@for shape in tiny base small; do \
+	  $(BIN)/python -m distill.shapes $$shape $(VOCABULARY) runs/shapes/$$shape && export SHAPE=$$shape && \
+	  $(BIN)/sottovoce run recipes/true-shape --from benchmark && $(BIN)/python -m eval.bench recipes/true-shape || exit; \
+	done
 
 clean: ## remove runs and caches; keep the environment
 	rm -rf runs .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info

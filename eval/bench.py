@@ -4,6 +4,7 @@ python -m eval.bench recipes/demo/recipe.yaml
 """
 
 import json
+from collections.abc import Mapping
 
 from recipes.errors import UserError, run_main
 from recipes.freshness import read_record
@@ -23,13 +24,26 @@ def main() -> None:
             "clip_p50_ms": round(row["clip_ms"]["p50"], 2),
             "clip_p95_ms": round(row["clip_ms"]["p95"], 2),
             "speedup": round(row["speedup"], 3),
+            "encoder_p50_ms": round(row["encoder_ms"]["p50"], 2),
+            "token_p50_ms": round(row["token_ms"]["p50"], 3),
             "peak_rss_mb": round(row["peak_rss_mb"], 1),
             "size_mb": round(row["size_mb"], 2),
         }
         for row in latency["variants"]
     }
-    head = {"bench": recipe.name, "baseline": latency["baseline"], "drift": round(latency["baseline_drift"], 3)}
+    int8 = [row for name, row in rows.items() if name.endswith("int8")]
+    head = {
+        "bench": "export", "run": recipe.name,
+        "best_int8_ratio": max((row["speedup"] for row in int8), default=None),
+        "int8_step_ratio": _ratio(rows, "token_p50_ms", "onnx-int8", "onnx-fp32"),
+        "least_int8_rss_mb": min((row["peak_rss_mb"] for row in int8), default=None),
+        "baseline": latency["baseline"], "drift": round(latency["baseline_drift"], 3),
+    }  # fmt: skip
     print(json.dumps(head | {"threads": latency["threads"], "cpu": record["machine"]["cpu"], "variants": rows}))
+
+
+def _ratio(rows: Mapping[str, Mapping[str, float]], figure: str, name: str, other: str) -> float | None:
+    return round(rows[name][figure] / rows[other][figure], 3) if name in rows and other in rows else None
 
 
 if __name__ == "__main__":

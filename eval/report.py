@@ -13,7 +13,7 @@ from eval.budget import emulation, judge, variants_for, wer_gaps
 from eval.players import players
 from eval.report_page import render, word
 from recipes.devices import budgets
-from recipes.errors import run_main
+from recipes.errors import UserError, run_main
 from recipes.flow import stages
 from recipes.freshness import read_record
 from recipes.machine import commit, machine
@@ -52,6 +52,7 @@ def collect(recipe: Recipe, command: str) -> dict[str, Any]:
         "other_budgets": judged[1:],
         "accuracy": accuracy,
         "latency": latency,
+        "beside": [_other(run) for run in recipe.beside],
         "parity": _read(root / "export" / "parity.json"),
         "training": _training(root / "train", records["train"]) if "train" in present else None,
         "labels": _labels(records["labels"], root / "quality") if "labels" in present else None,
@@ -72,6 +73,16 @@ def verdicts(recipe: Recipe, latency: dict[str, Any], accuracy: dict[str, Any] |
         for index, budget in enumerate(budgets(recipe))
         if recipe.budget is not None
     ]  # fmt: skip
+
+
+def _other(run: Path) -> dict[str, Any]:
+    """What the report shows of another run; UserError where it was not measured."""
+    record = read_record(run / "benchmark")
+    if record is None:
+        raise UserError(f"beside: expected a finished benchmark in {run}, found none; `sottovoce run` its recipe first")
+    student = read_record(run / "student")
+    assert student is not None, "a benchmark rests on a student"
+    return {"name": run.name, "student": student["metrics"], "latency": _read(run / "benchmark" / "latency.json")}
 
 
 def _read(file: Path) -> Any:

@@ -23,7 +23,8 @@ def render(report: Mapping[str, Any], clips: Mapping[str, str]) -> str:
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.filters |= {"figure": figure, "diff": diff, "word": word, "placed": placed}
-    sections = ("budget", "other_budgets", "accuracy", "latency", "parity", "training", "labels", "corpus", "student")
+    sections = ("budget", "other_budgets", "accuracy", "latency", "parity", "training", "labels", "corpus", "student",
+                "beside")  # fmt: skip
     values = {name: report.get(name) for name in sections} | dict(report)
     return environment.get_template("report.html").render(
         **values,

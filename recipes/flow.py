@@ -18,7 +18,7 @@ class Spec:
     """Recipe keys that make it stale when changed."""
     needs: tuple[str, ...] = ()
     """Earlier stages it reads."""
-    outside: tuple[Literal["teacher", "sources", "eval", "budget", "emulation"], ...] = ()
+    outside: tuple[Literal["teacher", "sources", "eval", "budget", "emulation", "beside"], ...] = ()
     """Files from outside the run that make it stale when changed."""
 
 
@@ -58,9 +58,9 @@ FLOW = (
     Spec(
         "report",
         "python -m eval.report",
-        ("budget",),
+        ("budget", "beside"),
         ("corpus", "labels", "quality", "student", "train", "export", "eval", "benchmark"),
-        ("budget",),
+        ("budget", "beside"),
     ),
 )
 SPECS = {spec.name: spec for spec in FLOW}

@@ -100,6 +100,8 @@ def _outside(recipe: Recipe, kind: str) -> list[Path]:
         return [path] if (path := Path(recipe.teacher.model)).is_dir() else []
     if kind == "budget":
         return recipe.budget.devices if recipe.budget else []
+    if kind == "beside":
+        return [run / "benchmark" / "latency.json" for run in recipe.beside]
     if kind == "eval":
         parts = (recipe.eval.noise, recipe.eval.long_form) if recipe.eval else ()
         return [part.folder for part in parts if part and part.folder]

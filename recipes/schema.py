@@ -51,6 +51,8 @@ class Recipe(Section):
     """Latency and memory."""
     budget: Budget | None = None
     """Verdict; needs benchmark."""
+    beside: list[Path] = []
+    """Finished runs, such as runs/small-shape, whose latency, memory and size the report shows after this one's."""
 
     @model_validator(mode="after")
     def _flow_is_whole(self) -> Self:

@@ -108,6 +108,9 @@ class Parity(Section):
         return {**cls.model_fields[info.field_name].default, **value} if isinstance(value, dict) else value
 
 
+SMOOTH_QUANT: tuple[float | None, ...] = (None, 0.35, 0.5, 0.65, 0.8)
+
+
 class Export(Section):
     """Files for devices."""
 
@@ -115,6 +118,8 @@ class Export(Section):
     """ONNX precisions to write; like all others, each is checked against torch."""
     openvino: list[Precision] = []
     """OpenVINO precisions, with a stateful decoder; int8 is calibrated by NNCF on training audio."""
+    smooth_quant: list[Annotated[float, Field(ge=0, le=1)] | None] = Field(default=[*SMOOTH_QUANT], min_length=1)
+    """Shares of SmoothQuant that OpenVINO's int8 encoder chooses among; null leaves it out."""
     tflite: list[Precision] = []
     """LiteRT (TFLite) precisions, with a static cache; needs `pip install 'sottovoce[tflite]'`."""
     mobile: list[Literal["fp32"]] = []

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from recipes.sections import Precision
+from recipes.sections import SMOOTH_QUANT, Precision
 
 if TYPE_CHECKING:
     from transformers import WhisperForConditionalGeneration
@@ -21,6 +21,8 @@ class Student:
     """Its checkpoint's folder."""
     calibration: Sequence[Sequence[str]]
     """Training audio (`eval.audio` references an utterance), for quantisers that look at activations; never test."""
+    smooth_quant: Sequence[float | None] = SMOOTH_QUANT
+    """Shares of SmoothQuant that such a quantiser tries; None leaves it out."""
 
 
 Exporter = Callable[[Student, Path, Sequence[Precision]], None]

@@ -31,7 +31,7 @@ def main() -> None:
         source, folder = checkpoint(recipe), work.folder / "model"
         write_layout(source, folder)
         train = [item.audio for item in read_utterances(recipe.root / "corpus", "train")]
-        student = Student(load_model(source), source, train)
+        student = Student(load_model(source), source, train, section.smooth_quant)
         export(student, folder, section)
         # 2. Torch's own encoder states, logits and texts.
         transcriber = Transcriber(TorchRuntime(student.model), source, recipe.teacher.language, recipe.teacher.task)

@@ -61,7 +61,9 @@ def export_openvino(student: Student, folder: Path, precisions: Sequence[Precisi
             shutil.copyfile(file, target / file.name)
         models = {"encoder_model": encoder, "decoder_model": decoder}
         if precision == "int8":
-            models["encoder_model"], models["decoder_model"], choice = quantize(encoder, decoder, mels)
+            models["encoder_model"], models["decoder_model"], choice = quantize(
+                encoder, decoder, mels, student.smooth_quant
+            )
             write_json(target / "quantization.json", choice)
         for name, model in models.items():
             openvino.save_model(model, target / f"openvino_{name}.xml", compress_to_fp16=precision != "fp32")

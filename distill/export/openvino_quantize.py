@@ -21,7 +21,7 @@ of NNCF's presets); whisper-tiny's 562 in float32, 273 in bfloat16, 206 so.
 import contextlib
 import io
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,23 +34,23 @@ from recipes.errors import UserError
 if TYPE_CHECKING:
     import openvino
 
-ALPHAS: tuple[float | None, ...] = (None, 0.35, 0.5, 0.65, 0.8)
-"""Shares of SmoothQuant tried; None leaves it out."""
-
 CALIBRATION_CLIPS, HELD_OUT_CLIPS = 32, 12
 
 
 def quantize(
-    encoder: "openvino.Model", decoder: "openvino.Model", mels: list[np.ndarray]
+    encoder: "openvino.Model", decoder: "openvino.Model", mels: list[np.ndarray], alphas: Sequence[float | None]
 ) -> "tuple[openvino.Model, openvino.Model, dict[str, Any]]":
-    """Both models in int8, the given ones left as they are, and what was chosen from what; log-mels [1, F, T]."""
+    """Both models in int8, the given ones left as they are, and what was chosen from what; log-mels [1, F, T].
+
+    `alphas` are the shares of SmoothQuant to try; None leaves it out.
+    """
     import nncf
 
     nncf.set_log_level(logging.ERROR)
     held = max(1, len(mels) * HELD_OUT_CLIPS // (CALIBRATION_CLIPS + HELD_OUT_CLIPS))
     calibration, held_out = mels[held:] or mels, mels[:held]
     expected = _states(encoder, held_out)
-    candidates = {alpha: _quantized(encoder, calibration, alpha) for alpha in ALPHAS}
+    candidates = {alpha: _quantized(encoder, calibration, alpha) for alpha in alphas}
     psnr_db = {alpha: _psnr_db(expected, _states(model, held_out)) for alpha, model in candidates.items()}
     chosen = max(psnr_db, key=lambda alpha: psnr_db[alpha])
     with _silent():

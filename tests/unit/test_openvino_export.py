@@ -43,9 +43,8 @@ class Exported:
 
 @pytest.fixture(scope="module", autouse=True)
 def quick() -> Iterator[None]:
-    """A grid of two: alphas and clips change what is chosen, not how."""
+    """Few clips: they change what is chosen, not how."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(openvino_quantize, "ALPHAS", (None, 0.5))
         patch.setattr(openvino_quantize, "CALIBRATION_CLIPS", 4)
         patch.setattr(openvino_quantize, "HELD_OUT_CLIPS", 2)
         yield
@@ -59,7 +58,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     audio = [str(speech / row["file_name"]) for row in rows]
     save_model(demo_student(), folder, processors=TEACHER, decoder_layers=[0, 3])
     model = load_model(folder)
-    export_openvino(Student(model, folder, [[path] for path in audio]), folder, PRECISIONS)
+    export_openvino(Student(model, folder, [[path] for path in audio], [None, 0.5]), folder, PRECISIONS)
     return Exported(model, folder, audio)
 
 

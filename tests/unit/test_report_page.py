@@ -129,6 +129,14 @@ def test_a_full_report_shows_every_system_and_loads_nothing_from_elsewhere() -> 
     assert not re.search(r"@import|url\(\s*['\"]?http", page)
 
 
+def test_another_run_stands_beside() -> None:
+    report = full()
+    other = {"name": "small-shape", "student": report["student"], "latency": report["latency"] | {"fixed_tokens": 50}}
+    page = render(report | {"beside": [other]}, {})
+    assert "Beside: small-shape" in page
+    assert page.index("50 tokens each") > page.index("Beside: small-shape")
+
+
 def test_devices_clients_and_operators_are_shown() -> None:
     report = full()
     capped = {"limit": "memory cap", "unit": "MB", "allowed": 90.0, "measured": 120.0, "low": None, "high": None,

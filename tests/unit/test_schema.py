@@ -89,7 +89,8 @@ def test_values_survive_a_round_trip(rate: float, steps: int, weight: float) -> 
 
 @pytest.mark.parametrize("file", sorted(ROOT.glob("recipes/*/recipe.yaml")), ids=lambda file: file.parent.name)
 def test_every_recipe_here_is_valid(file: Path) -> None:
-    assert load(file).name == file.parent.name
+    named = {"true-shape": "tiny-shape"}  # SHAPE chooses the shape and the run's name
+    assert load(file).name == named.get(file.parent.name, file.parent.name)
 
 
 def test_every_field_is_documented() -> None:
