@@ -1,6 +1,7 @@
 """Student, loss, teacher and optimiser, as the recipe asks and as accelerate wraps them."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator
@@ -34,13 +35,13 @@ class Assembly:
     """Moving average of the student."""
 
 
-def assemble(recipe: Recipe, section: Train, accelerator: Accelerator) -> Assembly:
-    """Read the student that was cut and make it ready for the first step."""
+def assemble(recipe: Recipe, section: Train, accelerator: Accelerator, folder: Path) -> Assembly:
+    """Read the student that was cut or compressed and make it ready for the first step."""
     if accelerator.device.type == "cpu":
         # Some gradients add up in the order in which threads come; this fixes the order, so that runs repeat.
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    student = load_model(recipe.root / "student" / "model")
+    student = load_model(folder)
     student.model.encoder.requires_grad_(not section.freeze_encoder)
     student.model.encoder.embed_positions.requires_grad_(False)  # sinusoids, by Whisper's design
     if section.gradient_checkpointing:
@@ -75,7 +76,7 @@ def _teacher(
     )  # fmt: skip
     if section.cache_encoder and not teacher.shares_encoder:
         raise UserError(
-            "train.cache_encoder: the student's encoder is not the live teacher's, which needs the audio itself; "
-            "set train.teacher=stored or cache_encoder=false"
+            f"{section.name}.cache_encoder: the student's encoder is not the live teacher's, which needs the audio "
+            f"itself; set {section.name}.teacher=stored or cache_encoder=false"
         )
     return teacher

@@ -1,7 +1,7 @@
 """The recipe's train section: what is learnt, from whom, and how."""
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -49,6 +49,8 @@ class Augment(Section):
 class Train(Section):
     """Knowledge distillation: ce_weight * CE(labels) + kl_weight * T^2 * KL(teacher || student)."""
 
+    name: ClassVar[str] = "train"
+    """Of the section and its stage."""
     steps: int = Field(default=2000, ge=0)
     """Optimiser steps; 0 passes the untrained student on."""
     batch_size: int = Field(default=32, gt=0)
@@ -135,3 +137,11 @@ class Train(Section):
         if self.quantize_teacher is not None and self.teacher != "live":
             raise ValueError("quantize_teacher: needs teacher: live; stored labels hold no model")
         return self
+
+
+class Heal(Train):
+    """Training of the compressed student, as in `train`; its encoder is not the teacher's any more and learns too."""
+
+    name: ClassVar[str] = "heal"
+    freeze_encoder: bool = False
+    """Keep the encoder as it was compressed."""
