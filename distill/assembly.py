@@ -47,7 +47,8 @@ def assemble(recipe: Recipe, section: Train, accelerator: Accelerator, folder: P
     if section.gradient_checkpointing:
         student.gradient_checkpointing_enable({"use_reentrant": False})
     objective = Objective(
-        student, Weights(section.ce_weight, section.kl_weight, section.temperature, section.ctc_weight),
+        student,
+        Weights(section.ce_weight, section.kl_weight, section.temperature, section.ctc_weight, section.hidden_weight),
         freeze_encoder=section.freeze_encoder, teacher=_teacher(recipe, section, student, accelerator.device),
         augment=Augmentation.of(section.augment, recipe.seed) if section.augment else None,
     )  # fmt: skip

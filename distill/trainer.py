@@ -146,7 +146,7 @@ class Trainer:
         batches = [batch.to(accelerator.device) for batch in batches]
         mine = torch.tensor([sum(int(batch.predicted.sum()) for batch in batches), int(self.stopping)])
         tokens, stopping = accelerator.reduce(mine.to(accelerator.device), "sum").tolist()
-        sums_4 = torch.zeros(4, device=accelerator.device)
+        sums_5 = torch.zeros(5, device=accelerator.device)
         scale = accelerator.scaler.get_scale() if accelerator.scaler is not None else 1.0
         for number, batch in enumerate(batches, 1):
             accelerator.sync_gradients = number == len(batches)
@@ -157,17 +157,18 @@ class Trainer:
                     self._must_be_finite(step, batch, sums)
                 # DDP averages gradients over processes: times their number, this is the sum over all tokens / tokens.
                 accelerator.backward(sums[0] * accelerator.num_processes / tokens)
-            sums_4 += sums.detach()
+            sums_5 += sums.detach()
         norm = float(accelerator.clip_grad_norm_(self.model.parameters(), self.section.max_grad_norm) or 0.0)
-        total, ce, kl, ctc = (accelerator.reduce(sums_4, "sum") / tokens).tolist()
+        total, ce, kl, ctc, hidden = (accelerator.reduce(sums_5, "sum") / tokens).tolist()
         if math.isfinite(total) and (math.isfinite(norm) or accelerator.scaler is not None):
             self.optimizer.step()
             if self.average is not None:
                 self.average.update_parameters(self.student)
         else:
-            self._skip(step, batches, sums_4)
+            self._skip(step, batches, sums_5)
         self.optimizer.zero_grad()
         parts = {"ctc": ctc} if self.section.ctc_weight else {}
+        parts |= {"hidden": hidden} if self.section.hidden_weight else {}
         seconds = time.perf_counter() - started
         self._log(
             step, loss=total, ce=ce, kl=kl, **parts, learning_rate=rate, grad_norm=norm, tokens=int(tokens),
@@ -175,11 +176,11 @@ class Trainer:
         )  # fmt: skip
         return bool(stopping)
 
-    def _skip(self, step: int, batches: Sequence[Batch], sums_4: torch.Tensor) -> None:
+    def _skip(self, step: int, batches: Sequence[Batch], sums_5: torch.Tensor) -> None:
         """Leave the weights as they are; end the run after too many such steps."""
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.update()
-        mine = [name for batch in batches for name in batch.ids] if not torch.isfinite(sums_4).all() else []
+        mine = [name for batch in batches for name in batch.ids] if not torch.isfinite(sums_5).all() else []
         names = gather_object(mine) or gather_object([name for batch in batches for name in batch.ids])
         self.skipped.append({"step": step, "utterances": names})
         tqdm.write(f"{self.section.name}: step {step} skipped, its loss is not a number; utterances {', '.join(names)}")
@@ -189,9 +190,9 @@ class Trainer:
                 f"the last one was step {step}, utterances {', '.join(names)}"
             )
 
-    def _must_be_finite(self, step: int, batch: Batch, sums_4: torch.Tensor) -> None:
+    def _must_be_finite(self, step: int, batch: Batch, sums_5: torch.Tensor) -> None:
         """Where the weights move within the backward pass, a step cannot be skipped after it."""
-        if wrong := gather_object(batch.ids if not torch.isfinite(sums_4).all() else []):
+        if wrong := gather_object(batch.ids if not torch.isfinite(sums_5).all() else []):
             raise RunError(
                 f"{self.section.name}: the loss was not a number in step {step}, utterances {', '.join(wrong)}; with "
                 "DeepSpeed such a step is not skipped; leave them out, lower the learning rate or use "

@@ -81,6 +81,8 @@ class Train(Section):
     """Softmax temperature T of the KL term."""
     ctc_weight: float = Field(default=0.0, ge=0)
     """Weight of an auxiliary CTC loss on the encoder, which aligns a model from scratch early; its head is dropped."""
+    hidden_weight: float = Field(default=0.0, ge=0)
+    """Weight of the mean squared error of the encoder's states against the live teacher's; mends a changed encoder."""
     teacher: Literal["live", "stored"] = "live"
     """`live` runs the teacher in each step; `stored` reads its logits from the labels (labels.top_k)."""
     quantize_teacher: Literal[8, 4] | None = None
@@ -134,6 +136,8 @@ class Train(Section):
             raise ValueError("full_window: below 1 is for training without a teacher; set kl_weight and freeze_encoder")
         if self.ctc_weight and self.freeze_encoder:
             raise ValueError("ctc_weight: is a loss on the encoder and needs freeze_encoder: false")
+        if self.hidden_weight and (self.freeze_encoder or self.teacher != "live" or not self.kl_weight):
+            raise ValueError("hidden_weight: needs freeze_encoder: false, teacher: live and a kl_weight")
         if self.quantize_teacher is not None and self.teacher != "live":
             raise ValueError("quantize_teacher: needs teacher: live; stored labels hold no model")
         return self
