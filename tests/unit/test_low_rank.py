@@ -18,14 +18,17 @@ from transformers import WhisperForConditionalGeneration
 from distill import optimization
 from distill.compress import low_rank as module
 from distill.compress.low_rank import Axes, Covariance, dense, factored, low_rank, pays, principal_axes
+from distill.export import EXPORTERS, Student
 from distill.export.layout import write_layout
 from distill.export.onnx_export import export_onnx
+from distill.export.parity import Reference, compare
 from distill.export.static_graphs import StaticEncoder
 from distill.student import cut, encoder_macs_m, parameters_m, save_model
 from distill.teaching import LiveTeacher
 from eval.modeling_sottovoce import SottovoceForConditionalGeneration
 from eval.runtimes import open_runtime
-from eval.runtimes.torch import load_model
+from eval.runtimes.torch import TorchRuntime, load_model
+from eval.runtimes.transcriber import Transcriber
 from recipes.compression import LowRank
 from recipes.errors import UserError
 from recipes.training import Lora
@@ -222,6 +225,21 @@ def test_onnx_says_what_torch_says_with_both_matrices_of_a_pair(
     assert {(192, rank), (rank, 768)} <= set(shapes)
     plain = json.loads((tmp_path / "config.json").read_text())
     assert not {"low_rank", "auto_map"} & plain.keys()
+
+
+@pytest.mark.parametrize("runtime", ["openvino", "ctranslate2"])
+def test_other_runtimes_say_what_torch_says(
+    narrow: SottovoceForConditionalGeneration, tmp_path: Path, speech: Path, runtime: str
+) -> None:
+    pytest.importorskip(runtime)
+    save_model(narrow, tmp_path / "checkpoint", processors=TEACHER, decoder_layers=[0, 1])
+    write_layout(tmp_path / "checkpoint", tmp_path)
+    EXPORTERS[runtime](Student(narrow, tmp_path / "checkpoint", []), tmp_path, ["fp32"])
+    torch_side = Transcriber(TorchRuntime(narrow), tmp_path, "en")
+    reference = Reference.take(torch_side, [([str(next((speech / "train").glob("*.flac")))], None)], 8, str.lower)
+    row = compare(reference, open_runtime(runtime, tmp_path, "fp32", 1), runtime)
+    assert min(row["encoder"]["psnr_db"], row["logits"]["psnr_db"]) > 80
+    assert row["equal_text"] == 1
 
 
 def test_static_graphs_scale_a_pair_once(narrow: SottovoceForConditionalGeneration) -> None:
