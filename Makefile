@@ -61,11 +61,12 @@ types: setup
 
 check: lint types test ## lint, types, tests
 
-bench: setup ## one JSON line a benchmark: the demo's exports, labelling, training, exports of true size
+bench: setup ## one JSON line a benchmark: the demo's exports, labelling, training, compression, exports of true size
 	$(BIN)/sottovoce run recipes/demo/recipe.yaml --from benchmark --until benchmark
 	@$(BIN)/python -m eval.bench recipes/demo/recipe.yaml
 	@$(BIN)/python -m tests.bench.label $(SPEECH) $(VOCABULARY)
 	@$(BIN)/python -m tests.bench.train $(SPEECH) $(VOCABULARY)
+	@$(BIN)/python -m tests.bench.compress $(SPEECH)
 	@for shape in tiny base small; do \
 	  $(BIN)/python -m distill.shapes $$shape $(VOCABULARY) runs/shapes/$$shape && export SHAPE=$$shape && \
 	  $(BIN)/sottovoce run recipes/true-shape --from benchmark && $(BIN)/python -m eval.bench recipes/true-shape || exit; \

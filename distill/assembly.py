@@ -1,6 +1,7 @@
 """Student, loss, teacher and optimiser, as the recipe asks and as accelerate wraps them."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator
@@ -34,19 +35,20 @@ class Assembly:
     """Moving average of the student."""
 
 
-def assemble(recipe: Recipe, section: Train, accelerator: Accelerator) -> Assembly:
-    """Read the student that was cut and make it ready for the first step."""
+def assemble(recipe: Recipe, section: Train, accelerator: Accelerator, folder: Path) -> Assembly:
+    """Read the student that was cut or compressed and make it ready for the first step."""
     if accelerator.device.type == "cpu":
         # Some gradients add up in the order in which threads come; this fixes the order, so that runs repeat.
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    student = load_model(recipe.root / "student" / "model")
+    student = load_model(folder)
     student.model.encoder.requires_grad_(not section.freeze_encoder)
     student.model.encoder.embed_positions.requires_grad_(False)  # sinusoids, by Whisper's design
     if section.gradient_checkpointing:
         student.gradient_checkpointing_enable({"use_reentrant": False})
     objective = Objective(
-        student, Weights(section.ce_weight, section.kl_weight, section.temperature, section.ctc_weight),
+        student,
+        Weights(section.ce_weight, section.kl_weight, section.temperature, section.ctc_weight, section.hidden_weight),
         freeze_encoder=section.freeze_encoder, teacher=_teacher(recipe, section, student, accelerator.device),
         augment=Augmentation.of(section.augment, recipe.seed) if section.augment else None,
     )  # fmt: skip
@@ -75,7 +77,7 @@ def _teacher(
     )  # fmt: skip
     if section.cache_encoder and not teacher.shares_encoder:
         raise UserError(
-            "train.cache_encoder: the student's encoder is not the live teacher's, which needs the audio itself; "
-            "set train.teacher=stored or cache_encoder=false"
+            f"{section.name}.cache_encoder: the student's encoder is not the live teacher's, which needs the audio "
+            f"itself; set {section.name}.teacher=stored or cache_encoder=false"
         )
     return teacher

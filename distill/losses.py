@@ -66,6 +66,8 @@ class Weights:
     temperature: float
     ctc: float = 0.0
     """Of the auxiliary loss on the encoder (`distill.ctc`)."""
+    hidden: float = 0.0
+    """Of the mean squared error of the encoder's states against the teacher's."""
 
 
 def distillation_loss(

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor
-from torch.nn.functional import gelu
+from torch.nn.functional import gelu, mse_loss
 from transformers import WhisperForConditionalGeneration
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
@@ -36,21 +36,23 @@ class Objective(torch.nn.Module):
     def of(self, student: WhisperForConditionalGeneration) -> "Objective":
         """The same loss of another student, bare of wrappers and of the auxiliary head."""
         teacher, augment = self._outside
-        weights = replace(self.weights, ctc=0.0)
+        weights = replace(self.weights, ctc=0.0, hidden=0.0)
         other = Objective(student, weights, freeze_encoder=self.freeze_encoder, teacher=teacher, augment=augment)
         return other.to(student.device)
 
     def forward(self, batch: Batch, scale: float = 1.0) -> Tensor:
-        """Sums [4] of loss, CE and KL over the valid tokens, and of CTC over the utterances.
+        """Sums [5] of loss, CE and KL over the valid tokens, of CTC over the utterances, and of the encoder's error.
 
-        The first carries the gradient. `scale` is the loss scale of fp16 training (`losses.head_loss`).
+        The first carries the gradient. The last is a mean over the states times the tokens, by which sums are divided.
+        `scale` is the loss scale of fp16 training (`losses.head_loss`).
         """
         teacher, _ = self._outside
         mel_BFT = None if batch.encoder_BSD is not None else self.mel(batch)
         encoder_BSD = batch.encoder_BSD if mel_BFT is None else self.encode(mel_BFT)
         assert encoder_BSD is not None
         valid_BL, stored = batch.predicted, batch.stored
-        live = teacher(mel_BFT, encoder_BSD, batch.inputs_BL, valid_BL) if teacher is not None else None
+        heard_BSD = teacher.hear(mel_BFT, encoder_BSD) if teacher is not None else None
+        live = teacher(heard_BSD, batch.inputs_BL, valid_BL) if teacher is not None and heard_BSD is not None else None
 
         def teaching(rows: slice) -> Teaching:
             if live is not None:
@@ -63,7 +65,11 @@ class Objective(torch.nn.Module):
         ctc = torch.zeros_like(sums[0])
         if self.ctc is not None and self.training:
             ctc = self.ctc(encoder_BSD, torch.tensor(batch.seconds), batch.texts)
-        return torch.stack([sums[0] + self.weights.ctc * ctc, sums[1], sums[2], ctc.detach()])
+        hidden = torch.zeros_like(sums[0])
+        if self.weights.hidden and heard_BSD is not None:
+            hidden = mse_loss(encoder_BSD, heard_BSD.to(encoder_BSD.dtype)) * valid_BL.sum()
+        total = sums[0] + self.weights.ctc * ctc + self.weights.hidden * hidden
+        return torch.stack([total, sums[1], sums[2], ctc.detach(), hidden.detach()])
 
     @torch.no_grad()
     def mel(self, batch: Batch) -> Tensor:

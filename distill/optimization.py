@@ -2,6 +2,7 @@
 
 import copy
 import math
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -27,7 +28,8 @@ def optimizer(section: Train, parameters: Iterable[torch.nn.Parameter], device: 
         AdamW8bit([probe], **settings).step()
     except (RuntimeError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"train.optimizer: adamw_8bit has no kernel for {device}: {reason}; use adamw") from error
+        key = f"{section.name}.optimizer"
+        raise UserError(f"{key}: adamw_8bit has no kernel for {device}: {reason}; use adamw") from error
     eight_bit: torch.optim.Optimizer = AdamW8bit(parameters, **settings)
     return eight_bit
 
@@ -46,9 +48,13 @@ def add_adapters(student: WhisperForConditionalGeneration, lora: Lora, *, encode
     from peft import LoraConfig, inject_adapter_in_model
 
     if missing := [name for name in lora.targets if not any(key.endswith(name) for key, _ in student.named_modules())]:
-        raise UserError(f"train.lora.targets: expected names of linear layers, found {', '.join(missing)}")
-    where = r".*" if encoder else r".*\.decoder\..*"
-    targets = f"{where}\\.({'|'.join(lora.targets)})"
+        raise UserError(f"lora.targets: expected names of linear layers, found {', '.join(missing)}")
+    wanted = re.compile(rf"\.({'|'.join(lora.targets)})(\.[01])?$")  # both layers of a low-rank pair
+    targets = [
+        name
+        for name, module in student.named_modules()
+        if isinstance(module, torch.nn.Linear) and wanted.search(name) and (encoder or ".encoder." not in name)
+    ]
     settings = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets)
     student.requires_grad_(False)
     inject_adapter_in_model(settings, student)

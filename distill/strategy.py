@@ -165,8 +165,8 @@ def prepared(
     }.items():
         if wrong:
             raise UserError(
-                f"train.{key}: {getattr(section, key)} needs a whole student in each process, found {kind.value} in "
-                "the accelerate configuration; use recipes/accelerate/ddp.yaml, or leave it out"
+                f"{section.name}.{key}: {getattr(section, key)} needs a whole student in each process, found "
+                f"{kind.value} in the accelerate configuration; use recipes/accelerate/ddp.yaml, or leave it out"
             )
     plain = objective.of(copy.deepcopy(objective.student)).to(accelerator.device)
     if kind == DistributedType.FSDP:

@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import WhisperForConditionalGeneration
 
 from eval.runtimes.torch import load_model
@@ -67,20 +69,33 @@ def cut(
     config = copy.deepcopy(teacher.config)
     config.encoder_layers = config.num_hidden_layers = len(encoder)
     config.decoder_layers = len(decoder)
-    student = WhisperForConditionalGeneration(config)
-    weights = {}
-    for name, tensor in teacher.state_dict().items():
+    if hasattr(config, "low_rank"):
+        config.low_rank = _renumbered(config.low_rank, encoder, decoder)
+    return rebuilt(teacher, type(teacher)(config), _renumbered(teacher.state_dict(), encoder, decoder))
+
+
+def rebuilt(
+    source: WhisperForConditionalGeneration, model: WhisperForConditionalGeneration, weights: dict[str, torch.Tensor]
+) -> WhisperForConditionalGeneration:
+    """The model with these weights and all else that the source says of decoding; in evaluation mode."""
+    model.load_state_dict(weights)
+    model.tie_weights()
+    model.generation_config = source.generation_config
+    return model.eval()
+
+
+def _renumbered(values: dict[str, Any], encoder: list[int], decoder: list[int]) -> dict[str, Any]:
+    """By the names in a model of these layers only; values of other layers are dropped."""
+    kept = {}
+    for name, value in values.items():
         if (found := _LAYER.match(name)) is not None:
             prefix, number, rest = found.groups()
             layers = encoder if ".encoder." in prefix else decoder
             if int(number) not in layers:
                 continue
             name = f"{prefix}{layers.index(int(number))}{rest}"
-        weights[name] = tensor
-    student.load_state_dict(weights)
-    student.tie_weights()
-    student.generation_config = teacher.generation_config
-    return student.eval()
+        kept[name] = value
+    return kept
 
 
 def from_scratch(like: WhisperForConditionalGeneration, seed: int) -> WhisperForConditionalGeneration:
@@ -91,7 +106,7 @@ def from_scratch(like: WhisperForConditionalGeneration, seed: int) -> WhisperFor
     convolutions (He et al. 2015, arXiv 1502.01852) makes both alike.
     """
     torch.manual_seed(seed)
-    model = WhisperForConditionalGeneration(like.config)
+    model = type(like)(like.config)
     for convolution in (model.model.encoder.conv1, model.model.encoder.conv2):
         torch.nn.init.kaiming_normal_(convolution.weight)
     model.generation_config = like.generation_config
@@ -128,6 +143,15 @@ def parameters_m(model: WhisperForConditionalGeneration) -> dict[str, float]:
         part: round(sum(tensor.numel() for tensor in getattr(model.model, part).parameters()) / 1e6, 3)
         for part in ("encoder", "decoder")
     }
+
+
+def encoder_macs_m(model: WhisperForConditionalGeneration) -> float:
+    """Millions of multiplications and additions in the encoder's pass over one window, attention's included."""
+    config = model.config
+    mel_1FT = torch.zeros(1, config.num_mel_bins, 2 * config.max_source_positions)
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        model.model.encoder(mel_1FT)
+    return round(counter.get_total_flops() / 2e6, 1)  # a pair is two operations
 
 
 if __name__ == "__main__":

@@ -81,13 +81,19 @@ class LiveTeacher:
             self.model.model.encoder = torch.nn.Identity()
 
     @torch.no_grad()
+    def hear(self, mel_BFT: torch.Tensor | None, student_BSD: torch.Tensor) -> torch.Tensor:
+        """Its encoder's states [B, S, D]: the student's where both are the same."""
+        if self.shares_encoder:
+            return student_BSD
+        assert mel_BFT is not None
+        states_BSD: torch.Tensor = self.model.model.encoder(mel_BFT.to(self.model.dtype)).last_hidden_state
+        return states_BSD
+
+    @torch.no_grad()
     def __call__(
-        self, mel_BFT: torch.Tensor | None, encoder_BSD: torch.Tensor, inputs_BL: torch.Tensor, valid_BL: torch.Tensor
+        self, encoder_BSD: torch.Tensor, inputs_BL: torch.Tensor, valid_BL: torch.Tensor
     ) -> Callable[[slice], torch.Tensor]:
         """Logits [rows, V] of a slice of the valid tokens, made when asked for; prompts are read like the student's."""
-        if not self.shares_encoder:
-            assert mel_BFT is not None
-            encoder_BSD = self.model.model.encoder(mel_BFT.to(self.model.dtype)).last_hidden_state
         decoded = self.model.model.decoder(
             input_ids=inputs_BL, encoder_hidden_states=encoder_BSD.to(self.model.dtype), use_cache=False
         )

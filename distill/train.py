@@ -1,8 +1,11 @@
 """Stage `train`: the student learns the teacher's labels and its distribution over tokens.
 
 accelerate launch distill/train.py recipes/demo/recipe.yaml
+
+With `--stage heal` the same is done to the compressed student, by the recipe's section `heal`.
 """
 
+import argparse
 from dataclasses import replace
 
 from accelerate import Accelerator
@@ -20,6 +23,7 @@ from distill.validation import Validation
 from eval.runtimes.format import Format
 from eval.utterances import read_utterances
 from recipes.errors import UserError, run_main
+from recipes.flow import checkpoint
 from recipes.schema import Recipe
 from recipes.stage import arguments, open_stage
 from recipes.training import Train
@@ -27,23 +31,26 @@ from recipes.training import Train
 
 def main() -> None:
     """Data, student and teacher, the steps, the best student."""
-    recipe, command = arguments("train")
-    if (section := recipe.train) is None:
-        raise UserError("train: the recipe has no train section; add `train: {}` for its defaults")
-    partial = recipe.root / "train.partial"
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--stage", choices=("train", "heal"), default="train")
+    given, rest = parser.parse_known_args()
+    stage: str = given.stage
+    recipe, command = arguments(stage, rest)
+    section: Train | None = getattr(recipe, stage)
+    if section is None:
+        raise UserError(f"{stage}: the recipe has no such section; add `{stage}: {{}}` for its defaults")
+    partial, source = recipe.root / f"{stage}.partial", checkpoint(recipe, before=stage)
     accelerator = Accelerator(
         mixed_precision=section.precision, log_with=section.trackers or None,
         project_config=ProjectConfiguration(project_dir=str(partial), logging_dir=str(partial)),
     )  # fmt: skip
     main_process = accelerator.is_main_process
-    with open_stage(recipe, "train", command, main=main_process, wait=accelerator.wait_for_everyone) as work:
+    with open_stage(recipe, stage, command, main=main_process, wait=accelerator.wait_for_everyone) as work:
         # 1. Labels that quality kept, and how they become batches.
-        train, validation = split(recipe)
-        form = Format.load(recipe.root / "student" / "model", recipe.teacher.language, recipe.teacher.task)
+        train, validation = split(recipe, stage)
+        form = Format.load(source, recipe.teacher.language, recipe.teacher.task)
         collate = Collate(form.window_samples, form.end)
-        sample = Validation.sample(
-            validation, section.validation_utterances, collate, recipe.root / "student" / "model", recipe.teacher
-        )
+        sample = Validation.sample(validation, section.validation_utterances, collate, source, recipe.teacher)
         # 2. Student, teacher and optimiser, where a killed run left them.
         trainer = Trainer(recipe, section, accelerator, work, sample)
         first_step = trainer.resume()
@@ -70,13 +77,14 @@ def main() -> None:
             trainer.finish({"train": len(train), "validation": len(validation)})
 
 
-def split(recipe: Recipe) -> tuple[list[Label], list[Label]]:
+def split(recipe: Recipe, stage: str) -> tuple[list[Label], list[Label]]:
     """Kept labels of the train and of the validation split; UserError when there are none."""
     labels = kept_labels(recipe.root)
     found = {name: [label for label in labels if label.split == name] for name in ("train", "validation")}
     for name, rows in found.items():
         if not rows:
-            raise UserError(f"train: expected kept labels in the {name} split of {recipe.root / 'labels'}, found none")
+            where = recipe.root / "labels"
+            raise UserError(f"{stage}: expected kept labels in the {name} split of {where}, found none")
     return found["train"], found["validation"]
 
 

@@ -38,12 +38,12 @@ class Trainer:
     def __init__(self, recipe: Recipe, section: Train, accelerator: Accelerator, work: Work, validation: Validation):
         if section.batch_size < accelerator.num_processes:
             raise UserError(
-                f"train.batch_size: expected at least one utterance for each of {accelerator.num_processes} "
+                f"{section.name}.batch_size: expected at least one utterance for each of {accelerator.num_processes} "
                 f"processes, found {section.batch_size}"
             )
         self.recipe, self.section, self.accelerator, self.work = recipe, section, accelerator, work
-        self.validation, self.folder = validation, recipe.root / "student" / "model"
-        parts = assemble(recipe, section, accelerator)
+        self.validation, self.folder = validation, validation.folder
+        parts = assemble(recipe, section, accelerator, self.folder)
         self.student, self.model, self.average = parts.student, parts.model, parts.average
         self.optimizer, self.strategy = parts.optimizer, parts.strategy
         self.best: dict[str, float] = {}
@@ -80,7 +80,7 @@ class Trainer:
             if self.accelerator.scaler is not None and state["scaler"]:
                 self.accelerator.scaler.load_state_dict(state["scaler"])
             if self.accelerator.is_main_process:
-                tqdm.write(f"train: going on from step {step}")
+                tqdm.write(f"{self.section.name}: going on from step {step}")
         if self.accelerator.is_main_process:
             _keep_lines(self.work, step)
         self.accelerator.init_trackers("tensorboard", init_kwargs={"tensorboard": {"purge_step": step + 1}})
@@ -95,11 +95,11 @@ class Trainer:
         examples, size = [drawing(label, None, 0) for label in longest], share
         while not self._fits(collate(examples[:size])):
             if size == 1:
-                raise RunError("train.micro_batch_size: not even one utterance fits in memory")
+                raise RunError(f"{self.section.name}.micro_batch_size: not even one utterance fits in memory")
             size //= 2
         smallest = min(gather_object([size]))
         if self.accelerator.is_main_process and smallest < share:
-            tqdm.write(f"train: {smallest} utterances at a time fit in memory")
+            tqdm.write(f"{self.section.name}: {smallest} utterances at a time fit in memory")
         return int(smallest)
 
     def _fits(self, batch: Batch) -> bool:
@@ -119,7 +119,7 @@ class Trainer:
         """Optimise from first_step to the recipe's last; SIGTERM saves and ends."""
         section, main = self.section, self.accelerator.is_main_process
         signal.signal(signal.SIGTERM, lambda *_: setattr(self, "stopping", True))
-        bar = tqdm(initial=first_step, total=section.steps, desc="train", disable=not main)
+        bar = tqdm(initial=first_step, total=section.steps, desc=section.name, disable=not main)
         for step, micro in enumerate(batches, first_step + 1):
             stopping = self.step(step, micro)
             if step % section.eval_steps == 0 or step == section.steps:
@@ -129,7 +129,7 @@ class Trainer:
             bar.set_postfix(wer=self.best.get("wer"), refresh=False)
             bar.update()
             if stopping and step < section.steps:
-                raise RunError(f"train: told to stop, saved after step {step}; the same command goes on from there")
+                raise RunError(f"{section.name}: told to stop, saved after step {step}; the same command goes on")
         bar.close()
         self.accelerator.end_training()
 
@@ -146,7 +146,7 @@ class Trainer:
         batches = [batch.to(accelerator.device) for batch in batches]
         mine = torch.tensor([sum(int(batch.predicted.sum()) for batch in batches), int(self.stopping)])
         tokens, stopping = accelerator.reduce(mine.to(accelerator.device), "sum").tolist()
-        sums_4 = torch.zeros(4, device=accelerator.device)
+        sums_5 = torch.zeros(5, device=accelerator.device)
         scale = accelerator.scaler.get_scale() if accelerator.scaler is not None else 1.0
         for number, batch in enumerate(batches, 1):
             accelerator.sync_gradients = number == len(batches)
@@ -157,17 +157,18 @@ class Trainer:
                     self._must_be_finite(step, batch, sums)
                 # DDP averages gradients over processes: times their number, this is the sum over all tokens / tokens.
                 accelerator.backward(sums[0] * accelerator.num_processes / tokens)
-            sums_4 += sums.detach()
+            sums_5 += sums.detach()
         norm = float(accelerator.clip_grad_norm_(self.model.parameters(), self.section.max_grad_norm) or 0.0)
-        total, ce, kl, ctc = (accelerator.reduce(sums_4, "sum") / tokens).tolist()
+        total, ce, kl, ctc, hidden = (accelerator.reduce(sums_5, "sum") / tokens).tolist()
         if math.isfinite(total) and (math.isfinite(norm) or accelerator.scaler is not None):
             self.optimizer.step()
             if self.average is not None:
                 self.average.update_parameters(self.student)
         else:
-            self._skip(step, batches, sums_4)
+            self._skip(step, batches, sums_5)
         self.optimizer.zero_grad()
         parts = {"ctc": ctc} if self.section.ctc_weight else {}
+        parts |= {"hidden": hidden} if self.section.hidden_weight else {}
         seconds = time.perf_counter() - started
         self._log(
             step, loss=total, ce=ce, kl=kl, **parts, learning_rate=rate, grad_norm=norm, tokens=int(tokens),
@@ -175,26 +176,27 @@ class Trainer:
         )  # fmt: skip
         return bool(stopping)
 
-    def _skip(self, step: int, batches: Sequence[Batch], sums_4: torch.Tensor) -> None:
+    def _skip(self, step: int, batches: Sequence[Batch], sums_5: torch.Tensor) -> None:
         """Leave the weights as they are; end the run after too many such steps."""
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.update()
-        mine = [name for batch in batches for name in batch.ids] if not torch.isfinite(sums_4).all() else []
+        mine = [name for batch in batches for name in batch.ids] if not torch.isfinite(sums_5).all() else []
         names = gather_object(mine) or gather_object([name for batch in batches for name in batch.ids])
         self.skipped.append({"step": step, "utterances": names})
-        tqdm.write(f"train: step {step} skipped, its loss is not a number; utterances {', '.join(names)}")
+        tqdm.write(f"{self.section.name}: step {step} skipped, its loss is not a number; utterances {', '.join(names)}")
         if len(self.skipped) > self.section.max_skipped:
             raise RunError(
-                f"train: the loss was not a number in {len(self.skipped)} steps, more than train.max_skipped; the last "
-                f"one was step {step}, utterances {', '.join(names)}"
+                f"{self.section.name}: the loss was not a number in {len(self.skipped)} steps, more than max_skipped; "
+                f"the last one was step {step}, utterances {', '.join(names)}"
             )
 
-    def _must_be_finite(self, step: int, batch: Batch, sums_4: torch.Tensor) -> None:
+    def _must_be_finite(self, step: int, batch: Batch, sums_5: torch.Tensor) -> None:
         """Where the weights move within the backward pass, a step cannot be skipped after it."""
-        if wrong := gather_object(batch.ids if not torch.isfinite(sums_4).all() else []):
+        if wrong := gather_object(batch.ids if not torch.isfinite(sums_5).all() else []):
             raise RunError(
-                f"train: the loss was not a number in step {step}, utterances {', '.join(wrong)}; with DeepSpeed such "
-                "a step is not skipped; leave them out, lower the learning rate or use recipes/accelerate/fsdp.yaml"
+                f"{self.section.name}: the loss was not a number in step {step}, utterances {', '.join(wrong)}; with "
+                "DeepSpeed such a step is not skipped; leave them out, lower the learning rate or use "
+                "recipes/accelerate/fsdp.yaml"
             )
 
     def kept_student(self) -> WhisperForConditionalGeneration:

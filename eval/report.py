@@ -55,6 +55,8 @@ def collect(recipe: Recipe, command: str) -> dict[str, Any]:
         "beside": [_other(run) for run in recipe.beside],
         "parity": _read(root / "export" / "parity.json"),
         "training": _training(root / "train", records["train"]) if "train" in present else None,
+        "compression": _read(root / "compress" / "compression.json") if "compress" in present else None,
+        "healing": _training(root / "heal", records["heal"]) if "heal" in present else None,
         "labels": _labels(records["labels"], root / "quality") if "labels" in present else None,
         "corpus": {**records["corpus"]["metrics"], "refused": _read(root / "corpus" / "refused.json"),
                    "command": records["corpus"]["command"]},

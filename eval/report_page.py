@@ -23,8 +23,8 @@ def render(report: Mapping[str, Any], clips: Mapping[str, str]) -> str:
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.filters |= {"figure": figure, "diff": diff, "word": word, "placed": placed}
-    sections = ("budget", "other_budgets", "accuracy", "latency", "parity", "training", "labels", "corpus", "student",
-                "beside")  # fmt: skip
+    sections = ("budget", "other_budgets", "accuracy", "latency", "parity", "training", "compression", "healing",
+                "labels", "corpus", "student", "beside")  # fmt: skip
     values = {name: report.get(name) for name in sections} | dict(report)
     return environment.get_template("report.html").render(
         **values,
@@ -104,7 +104,7 @@ def _verdict(report: Mapping[str, Any]) -> str:
 
 
 def _plots(report: Mapping[str, Any]) -> dict[str, str]:
-    plots = dict.fromkeys(("latency", "size", "loss", "wer", "quality", "noise"), "")
+    plots = dict.fromkeys(("latency", "size", "quality", "noise"), "")
     if report.get("accuracy") and report.get("latency"):
         plots["latency"] = scatter(
             _points(report, lambda row: row["clip_ms"]["p50"]), "clip latency p50, ms", "WER, %", "p1"
@@ -118,29 +118,36 @@ def _plots(report: Mapping[str, Any]) -> dict[str, str]:
             ],
             "WER, %", "p6", x_label="signal-to-noise ratio, dB",
         )  # fmt: skip
-    training = report.get("training")
-    if training and training["train"]:
-        rows: Sequence[Mapping[str, float]] = training["train"]
+    for stage in ("training", "healing"):
+        plots |= _learning(report.get(stage), stage)
+    if (labels := report.get("labels")) and labels["utterances"]:
+        shown = labels["quality"]["histogram"]
+        unit = "error rate against the reference" if shown["signal"] == "error rate" else "mean log-probability, nats"
+        plots["quality"] = histogram(shown["edges"], shown["counts"], unit, "labels", "p5")
+    return plots
+
+
+def _learning(run: Mapping[str, Any] | None, stage: str) -> dict[str, str]:
+    """Loss and validation WER over the steps of training or healing."""
+    plots = {f"{stage}_loss": "", f"{stage}_wer": ""}
+    if run and run["train"]:
+        rows: Sequence[Mapping[str, float]] = run["train"]
         steps = [row["step"] for row in rows]
-        plots["loss"] = curves(
+        plots[f"{stage}_loss"] = curves(
             [
                 (f"{name}, smoothed", role, steps, smooth([row[key] for row in rows]))
                 for name, key, role in (("loss", "loss", "teacher"), ("CE", "ce", "student"), ("KL", "kl", "export"))
                 if any(row[key] > 0 for row in rows)
             ],
-            "nats a token", "p3", log=True,
+            "nats a token", f"{stage}-loss", log=True,
         )  # fmt: skip
-    if training and training["validation"]:
-        rows = training["validation"]
-        plots["wer"] = curves(
+    if run and run["validation"]:
+        rows = run["validation"]
+        plots[f"{stage}_wer"] = curves(
             [("validation WER", "student", [row["step"] for row in rows], [row["wer"] for row in rows])],
             "WER, %",
-            "p4",
+            f"{stage}-wer",
         )
-    if (labels := report.get("labels")) and labels["utterances"]:
-        shown = labels["quality"]["histogram"]
-        unit = "error rate against the reference" if shown["signal"] == "error rate" else "mean log-probability, nats"
-        plots["quality"] = histogram(shown["edges"], shown["counts"], unit, "labels", "p5")
     return plots
 
 

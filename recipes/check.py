@@ -9,6 +9,7 @@ from recipes.flow import stages
 from recipes.models import local_folder
 from recipes.schema import Recipe
 from recipes.shapes import HUB_SHAPES, Shape
+from recipes.training import Train
 
 _TOKENS_PER_HOUR = 4 * 3600
 """English read aloud in Whisper's vocabulary, end of text included."""
@@ -33,27 +34,33 @@ def estimate(recipe: Recipe) -> list[str]:
     if recipe.labels is not None and recipe.labels.source is None and recipe.labels.top_k:
         kept = 8 * recipe.labels.top_k * _TOKENS_PER_HOUR * (2 if recipe.labels.timestamps else 1)
         lines.append(f"disk    labels with {recipe.labels.top_k} logits a token {kept / 1e6:.0f} MB an hour of speech")
-    if recipe.train is not None:
-        trained = student.decoder_parameters + (0 if recipe.train.freeze_encoder else student.encoder_parameters)
-        # float32 weights of both, and for what is trained a gradient and AdamW's two moments.
-        held = student.parameters + (shape.decoder_parameters if recipe.train.kl_weight > 0 else 0)
-        if recipe.train.kl_weight > 0 and not recipe.train.freeze_encoder:
-            held += shape.encoder_parameters
-        lines.append(
-            f"train   {trained / 1e6:.1f} M trained; weights, gradients and AdamW "
-            f"{(4 * held + 12 * trained) / 1e9:.2f} GB, activations beside"
-        )
-        # On disk in float32: the newest checkpoint with its two moments, and the best student.
-        lines.append(f"disk    checkpoint and student {(8 * student.parameters + 8 * trained) / 1e9:.2f} GB")
-        if recipe.train.cache_encoder:
-            each_mb = 2e-6 * shape.source_positions * shape.width
-            lines.append(f"disk    encoder cache {each_mb:.2f} MB an utterance while training")
+    for section in (recipe.train, recipe.heal):
+        lines += _training_lines(section, shape, student) if section is not None else []
     bytes_each = {"fp32": 4, "fp16": 2, "int8": 1}
     sizes = ", ".join(
         f"{name} {student.parameters * bytes_each[precision] / 1e6:.0f} MB"
         for name, _, precision in recipe.export.artefacts
     )
     return [*lines, f"export  at least: {sizes}" if sizes else "export  nothing"]
+
+
+def _training_lines(section: Train, shape: Shape, student: Shape) -> list[str]:
+    """Memory and disk; a student that was compressed before takes less."""
+    trained = student.decoder_parameters + (0 if section.freeze_encoder else student.encoder_parameters)
+    # float32 weights of both, and for what is trained a gradient and AdamW's two moments.
+    held = student.parameters + (shape.decoder_parameters if section.kl_weight > 0 else 0)
+    if section.kl_weight > 0 and not section.freeze_encoder:
+        held += shape.encoder_parameters
+    # On disk in float32: the newest checkpoint with its two moments, and the best student.
+    lines = [
+        f"{section.name:<7} {trained / 1e6:.1f} M trained; weights, gradients and AdamW "
+        f"{(4 * held + 12 * trained) / 1e9:.2f} GB, activations beside",
+        f"disk    checkpoint and student {(8 * student.parameters + 8 * trained) / 1e9:.2f} GB",
+    ]
+    if section.cache_encoder:
+        each_mb = 2e-6 * shape.source_positions * shape.width
+        lines.append(f"disk    encoder cache {each_mb:.2f} MB an utterance while training")
+    return lines
 
 
 def _model_line(role: str, shape: Shape) -> str:

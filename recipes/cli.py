@@ -110,10 +110,10 @@ def _start(recipe: Recipe, spec: Spec, given: argparse.Namespace) -> None:
     }
     program, *rest = spec.command.split()
     if program == "accelerate":
-        _, script = rest
+        _, script, *options = rest
         launcher, variables = _launcher(recipe.launch)
         environment = variables | environment
-        command = [sys.executable, "-m", *launcher, str(_HOME / script)]
+        command = [sys.executable, "-m", *launcher, str(_HOME / script), *options]
     else:
         command = [sys.executable, *rest]
     with tempfile.TemporaryDirectory() as folder:

@@ -22,6 +22,9 @@ class Spec:
     """Files from outside the run that make it stale when changed."""
 
 
+MODELS = ("student", "train", "compress", "heal")
+"""Stages that leave a student, each the better or smaller one of the one before."""
+
 FLOW = (
     Spec("corpus", "python -m data_prep.corpus", ("corpus", "seed"), outside=("sources",)),
     Spec(
@@ -40,26 +43,34 @@ FLOW = (
         ("corpus", "labels", "quality", "student"),
         ("teacher",),
     ),
-    Spec("export", "python -m distill.export", ("export", "teacher"), ("corpus", "student", "train")),
+    Spec("compress", "python -m distill.compress", ("compress",), ("corpus", "student", "train")),
+    Spec(
+        "heal",
+        "accelerate launch distill/train.py --stage heal",
+        ("heal", "teacher", "seed"),
+        ("corpus", "labels", "quality", "compress"),
+        ("teacher",),
+    ),
+    Spec("export", "python -m distill.export", ("export", "teacher"), ("corpus", *MODELS)),
     Spec(
         "eval",
         "python -m eval.wer",
         ("eval", "teacher", "seed"),
-        ("corpus", "student", "train", "export"),
+        ("corpus", *MODELS, "export"),
         ("teacher", "eval"),
     ),
     Spec(
         "benchmark",
         "python -m eval.benchmark",
         ("benchmark", "teacher"),
-        ("corpus", "student", "train", "export"),
+        ("corpus", *MODELS, "export"),
         ("teacher", "emulation"),
     ),
     Spec(
         "report",
         "python -m eval.report",
         ("budget", "beside"),
-        ("corpus", "labels", "quality", "student", "train", "export", "eval", "benchmark"),
+        ("corpus", "labels", "quality", *MODELS, "export", "eval", "benchmark"),
         ("budget", "beside"),
     ),
 )
@@ -85,6 +96,8 @@ def before(recipe: Recipe, name: str) -> list[str]:
     return [spec.name for spec in FLOW if spec.name in found]
 
 
-def checkpoint(recipe: Recipe) -> Path:
-    """Folder of the student to export: trained, or as cut where the recipe has no training."""
-    return recipe.root / ("train" if recipe.train is not None else "student") / "model"
+def checkpoint(recipe: Recipe, before: str = "export") -> Path:
+    """Folder of the student as the last stage of this recipe that changes it, before the given one, has left it."""
+    made = [spec.name for spec in stages(recipe)]
+    earlier = MODELS[: MODELS.index(before)] if before in MODELS else MODELS
+    return recipe.root / [name for name in earlier if name in made][-1] / "model"

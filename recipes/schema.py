@@ -14,10 +14,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from recipes.compression import Compress
 from recipes.errors import UserError
 from recipes.sections import Benchmark, Budget, Eval, Export, Labels, Quality, Student, Teacher
 from recipes.sources import Corpus, Section
-from recipes.training import Train
+from recipes.training import Heal, Train
 
 
 class Recipe(Section):
@@ -43,6 +44,11 @@ class Recipe(Section):
     """The cut."""
     train: Train | None = None
     """Distillation; needs labels. Without it the untrained student is exported."""
+    compress: Compress | None = None
+    """What is taken out of the student after that."""
+    heal: Heal | None = None
+    """Distillation of the compressed student; needs compress and labels. A section of its own, as each stage has one:
+    new steps of healing compress nothing again."""
     export: Export = Export()
     """Device files."""
     eval: Eval | None = Eval()
@@ -56,18 +62,11 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _flow_is_whole(self) -> Self:
-        if self.train is not None and self.labels is None:
-            raise ValueError("train: needs a labels section; write `labels: {}` for its defaults")
-        if self.train is not None and self.train.timestamps and not (self.labels and self.labels.timestamps):
-            raise ValueError("train.timestamps: needs labels with timestamps; set labels.timestamps: true")
-        if self.train is not None and self.labels is not None and self.train.teacher == "stored":
-            if self.labels.source is None and not self.labels.top_k and self.train.kl_weight:
-                raise ValueError("train.teacher: stored needs labels with logits; set labels.top_k, such as 32")
-            if self.labels.source is None and self.labels.temperature != self.train.temperature:
-                raise ValueError(
-                    f"train.temperature: stored logits have their tail summed at labels.temperature "
-                    f"{self.labels.temperature:g}, found {self.train.temperature:g}; make them equal"
-                )
+        for section in (self.train, self.heal):
+            if section is not None:
+                self._labels_suffice(section)
+        if self.heal is not None and self.compress is None:
+            raise ValueError("heal: needs a compress section; it trains what that leaves")
         if self.labels is not None and self.labels.text != "teacher" and self.labels.top_k:
             raise ValueError("labels.top_k: needs labels.text: teacher; transcripts hold no distribution")
         if self.student.init == "scratch" and self.train is None:
@@ -75,6 +74,21 @@ class Recipe(Section):
         if self.budget is not None and self.benchmark is None:
             raise ValueError("budget: needs a benchmark section; write `benchmark: {}` for its defaults")
         return self
+
+    def _labels_suffice(self, section: Train) -> None:
+        name, labels = section.name, self.labels
+        if labels is None:
+            raise ValueError(f"{name}: needs a labels section; write `labels: {{}}` for its defaults")
+        if section.timestamps and not labels.timestamps:
+            raise ValueError(f"{name}.timestamps: needs labels with timestamps; set labels.timestamps: true")
+        if section.teacher == "stored" and labels.source is None:
+            if not labels.top_k and section.kl_weight:
+                raise ValueError(f"{name}.teacher: stored needs labels with logits; set labels.top_k, such as 32")
+            if labels.temperature != section.temperature:
+                raise ValueError(
+                    f"{name}.temperature: stored logits have their tail summed at labels.temperature "
+                    f"{labels.temperature:g}, found {section.temperature:g}; make them equal"
+                )
 
     @property
     def root(self) -> Path:

@@ -1,7 +1,7 @@
 """The recipe's train section: what is learnt, from whom, and how."""
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -49,6 +49,8 @@ class Augment(Section):
 class Train(Section):
     """Knowledge distillation: ce_weight * CE(labels) + kl_weight * T^2 * KL(teacher || student)."""
 
+    name: ClassVar[str] = "train"
+    """Of the section and its stage."""
     steps: int = Field(default=2000, ge=0)
     """Optimiser steps; 0 passes the untrained student on."""
     batch_size: int = Field(default=32, gt=0)
@@ -79,6 +81,8 @@ class Train(Section):
     """Softmax temperature T of the KL term."""
     ctc_weight: float = Field(default=0.0, ge=0)
     """Weight of an auxiliary CTC loss on the encoder, which aligns a model from scratch early; its head is dropped."""
+    hidden_weight: float = Field(default=0.0, ge=0)
+    """Weight of the mean squared error of the encoder's states against the live teacher's; mends a changed encoder."""
     teacher: Literal["live", "stored"] = "live"
     """`live` runs the teacher in each step; `stored` reads its logits from the labels (labels.top_k)."""
     quantize_teacher: Literal[8, 4] | None = None
@@ -132,6 +136,16 @@ class Train(Section):
             raise ValueError("full_window: below 1 is for training without a teacher; set kl_weight and freeze_encoder")
         if self.ctc_weight and self.freeze_encoder:
             raise ValueError("ctc_weight: is a loss on the encoder and needs freeze_encoder: false")
+        if self.hidden_weight and (self.freeze_encoder or self.teacher != "live" or not self.kl_weight):
+            raise ValueError("hidden_weight: needs freeze_encoder: false, teacher: live and a kl_weight")
         if self.quantize_teacher is not None and self.teacher != "live":
             raise ValueError("quantize_teacher: needs teacher: live; stored labels hold no model")
         return self
+
+
+class Heal(Train):
+    """Training of the compressed student, as in `train`; its encoder is not the teacher's any more and learns too."""
+
+    name: ClassVar[str] = "heal"
+    freeze_encoder: bool = False
+    """Keep the encoder as it was compressed."""

@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from tokenizers import Tokenizer
 
+from distill.compress.low_rank import dense
 from distill.export import Student
 from eval.runtimes.format import load_tokenizer
 from recipes.errors import UserError
@@ -74,7 +75,7 @@ def _specification(student: Student) -> Any:
     from ctranslate2.converters.transformers import WhisperLoader
 
     # A copy, as quantisation scales the float32 weights in place: the next precision would start from integers.
-    model = copy.deepcopy(student.model)
+    model = copy.deepcopy(dense(student.model, "ctranslate2"))
     spec = WhisperLoader().get_model_spec(model)
     generation = json.loads((student.source / "generation_config.json").read_text())
     tokenizer = load_tokenizer(student.source)

@@ -30,6 +30,7 @@ import torch
 from torch import Tensor, nn
 from transformers.models.whisper.modeling_whisper import WhisperAttention
 
+from distill.compress.low_rank import dense
 from distill.export.static_graphs import Attention, Form, Groups, StaticDecoder, StaticEncoder
 from distill.export.static_interface import decoder_inputs, encoder_inputs, write_manifest
 
@@ -97,7 +98,7 @@ def export_mobile(student: "Student", folder: Path) -> None:
     from distill.export.onnx_export import OPSET, quiet
     from distill.export.tflite_export import convert
 
-    model, folder = student.model, folder / "mobile"
+    model, folder = dense(student.model, "mobile"), folder / "mobile"
     folder.mkdir(parents=True, exist_ok=True)
     for name, graph, inputs in (
         ("encoder", StaticEncoder(model, MOBILE), encoder_inputs(model)),

@@ -26,10 +26,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from distill.calibration import Calibration
 from distill.export import Student
-from eval.audio import read_audio
-from eval.runtimes.mel import log_mel
-from recipes.errors import UserError
 
 if TYPE_CHECKING:
     import openvino
@@ -73,12 +71,8 @@ def quantize(
 
 def calibration_mels(student: Student) -> list[np.ndarray]:
     """Log-mels [1, F, T] of clips spread evenly over the training audio. Raises UserError where there is none."""
-    config, wanted = student.model.config, CALIBRATION_CLIPS + HELD_OUT_CLIPS
-    audio = student.calibration[:: max(1, len(student.calibration) // wanted)][:wanted]
-    if not audio:
-        raise UserError("export.openvino: int8 expects training audio to calibrate with, found none in the corpus")
-    window_samples = 2 * config.max_source_positions * 160
-    return [log_mel(read_audio(clip), config.num_mel_bins, window_samples)[None] for clip in audio]
+    clips = CALIBRATION_CLIPS + HELD_OUT_CLIPS
+    return list(Calibration.spread(student.calibration, student.model.config, clips, "export.openvino: int8"))
 
 
 def _quantized(encoder: "openvino.Model", mels: list[np.ndarray], alpha: float | None) -> "openvino.Model":

@@ -91,10 +91,11 @@ class BatchedAttention(Attention):
 BATCHED = Form(BatchedAttention, lambda linear: linear)
 
 
-def scaled(linear: nn.Linear, scale: float) -> nn.Linear:
+def scaled(linear: nn.Linear | nn.Sequential, scale: float) -> nn.Linear | nn.Sequential:
     """A copy whose outputs are `scale` times as large; exact where heads are 64 wide, as 1 / 8 is a power of two."""
     new = copy.deepcopy(linear)
-    for parameter in new.parameters():
+    last = new[-1] if isinstance(new, nn.Sequential) else new  # of a low-rank pair
+    for parameter in last.parameters():
         parameter.data *= scale
     return new
 

@@ -3,6 +3,7 @@
 B batch, F mel bins, T mel frames, S encoder positions, L tokens, V vocabulary.
 """
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import transformers
 from safetensors import SafetensorError
 from transformers import BitsAndBytesConfig, EncoderDecoderCache, WhisperForConditionalGeneration
 
+from eval.modeling_sottovoce import SottovoceForConditionalGeneration
 from eval.runtimes.format import Sizes
 from recipes.errors import UserError, one_line
 
@@ -29,6 +31,12 @@ def load(folder: Path, _precision: str, threads: int) -> "TorchRuntime":
     return TorchRuntime(load_model(folder))
 
 
+def model_class(folder: Path) -> type[WhisperForConditionalGeneration]:
+    """Whisper itself, or for a folder with low-rank pairs ours, whatever modelling file lies there: it is never run."""
+    config = json.loads((folder / "config.json").read_text())
+    return SottovoceForConditionalGeneration if config.get("low_rank") else WhisperForConditionalGeneration
+
+
 def load_model(folder: Path, dtype: torch.dtype = torch.float32) -> WhisperForConditionalGeneration:
     """A Whisper checkpoint from a local folder, in evaluation mode; safetensors only.
 
@@ -36,10 +44,8 @@ def load_model(folder: Path, dtype: torch.dtype = torch.float32) -> WhisperForCo
     """
     transformers.logging.disable_progress_bar()
     try:
-        model = WhisperForConditionalGeneration.from_pretrained(
-            folder, dtype=dtype, local_files_only=True, use_safetensors=True
-        )
-    except (OSError, RuntimeError, ValueError, TypeError, SafetensorError) as error:
+        model = model_class(folder).from_pretrained(folder, dtype=dtype, local_files_only=True, use_safetensors=True)
+    except (OSError, RuntimeError, ValueError, TypeError, AttributeError, SafetensorError) as error:
         found = one_line(error)[:200]
         if "ignore_mismatched_sizes" in found:  # transformers' advice, below a table of its own
             found = "weights of other shapes than config.json says"
@@ -69,7 +75,7 @@ def load_teacher(
             bnb_4bit_compute_dtype=types[precision],
         )  # fmt: skip
     try:
-        model = WhisperForConditionalGeneration.from_pretrained(
+        model = model_class(folder).from_pretrained(
             folder, dtype=types[precision], local_files_only=True, use_safetensors=True, quantization_config=config,
             attn_implementation=attention, device_map={"": device} if config else None,
         )  # fmt: skip

@@ -1,5 +1,6 @@
 """Who is trained, who only teaches, and what never exists."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +47,8 @@ def test_a_shortened_frozen_encoder_is_not_lent_to_the_teacher(batch: Batch) -> 
     assert len(teacher.model.model.encoder.layers) == 4
     mel_BFT = objective.mel(batch)
     with torch.no_grad():
-        said = teacher(mel_BFT, objective.encode(mel_BFT), batch.inputs_BL, batch.predicted)(slice(None))
+        heard_BSD = teacher.hear(mel_BFT, objective.encode(mel_BFT))
+        said = teacher(heard_BSD, batch.inputs_BL, batch.predicted)(slice(None))
         expected = whole(input_features=mel_BFT, decoder_input_ids=batch.inputs_BL).logits[batch.predicted]
     torch.testing.assert_close(said, expected, atol=1e-4, rtol=1e-4)
 
@@ -84,3 +86,21 @@ def test_no_logits_of_padding_or_of_all_tokens_are_ever_made(batch: Batch, monke
     monkeypatch.setattr(losses, "CHUNK_ELEMENTS", 5 * 586)
     torch.testing.assert_close(objective(batch), whole, rtol=1e-5, atol=1e-4)
     assert seen == [5, 5, 4], "14 predicted tokens; 22 positions in the batch"
+
+
+def test_the_encoders_error_is_zero_for_the_teachers_own_and_pulls_another_to_it(batch: Batch) -> None:
+    weights = replace(WEIGHTS, ce=0.0, hidden=1.0)
+    objective, teacher = live([0, 1, 2, 3], frozen=False)
+    objective.weights = weights
+    assert float(objective(batch)[4].detach()) == pytest.approx(0, abs=1e-8)
+    with torch.no_grad():
+        objective.student.model.encoder.layer_norm.bias += 0.5
+    sums = objective(batch)
+    assert float(sums[4].detach()) == pytest.approx(0.25 * int(batch.predicted.sum()), rel=1e-4)
+    assert float(sums[0].detach()) == pytest.approx(float((4 * sums[2] + sums[4]).detach()), rel=1e-4)
+    sums[0].backward()
+    gradient = objective.student.model.encoder.layer_norm.bias.grad
+    assert gradient is not None
+    assert float(gradient.mean()) > 0
+    assert objective.of(objective.student).weights.hidden == 0
+    assert not teacher.shares_encoder

@@ -137,6 +137,19 @@ def test_another_run_stands_beside() -> None:
     assert page.index("50 tokens each") > page.index("Beside: small-shape")
 
 
+def test_compression_and_healing_are_shown() -> None:
+    report = full()
+    student = {"name": "student", "parameters_m": {"encoder": 2.0, "decoder": 1.3}, "encoder_macs_m": 878.4}
+    layers = {"fc1": {"of": 192, "rank": 48, "replaced": True, "kept": 0.97},
+              "fc2": {"of": 192, "rank": 192, "replaced": False, "kept": 1.0}}  # fmt: skip
+    small = student | {"name": "low_rank", "encoder_macs_m": 473.1, "layers": layers}
+    report |= {"compression": {"command": "c", "steps": [student, small]}, "healing": report["training"]}
+    page = render(report, {})
+    assert "2 looked at<small>1 replaced, ranks 48 to 48</small>" in page
+    assert "WER on validation audio during healing" in page
+    assert page.count("<svg") == 8
+
+
 def test_devices_clients_and_operators_are_shown() -> None:
     report = full()
     capped = {"limit": "memory cap", "unit": "MB", "allowed": 90.0, "measured": 120.0, "low": None, "high": None,

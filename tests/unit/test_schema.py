@@ -42,6 +42,11 @@ def test_overrides_win_over_the_file_and_the_file_over_defaults(recipe: Path) ->
         ("nonsense", "expected section.key=value"),
         ("=3", "expected section.key=value"),
         ("labels=null", "train: needs a labels section"),
+        ("heal={}", "heal: needs a compress section"),
+        ("compress={}", "compress: expected a method"),
+        ("compress={low_rank: {mlp: 1.1}}", "compress.low_rank.mlp: Input should be less than or equal to 1"),
+        ("heal={teacher: stored}", "heal.teacher: stored needs labels with logits"),
+        ("heal={hidden_weight: 1, freeze_encoder: true}", "hidden_weight: needs freeze_encoder: false"),
         ("corpus.sources=[{audio: a, audiofolder: b}]", "exactly one of"),
         ("corpus.sources=[]", "corpus.sources"),
         ("name=../x", "name: String should match"),
@@ -52,6 +57,14 @@ def test_a_bad_override_is_one_clear_line(recipe: Path, override: str, said: str
     with pytest.raises(UserError) as caught:
         load(recipe, [override])
     assert said in str(caught.value)
+
+
+def test_methods_of_compression_stand_in_their_order_and_a_share_overrides_the_preset(recipe: Path) -> None:
+    compress = load(recipe, ["compress={low_rank: {preset: fast, mlp: 0.5}, prune: {ffn_width: 64}}"]).compress
+    assert compress is not None
+    assert [name for name, _ in compress.methods] == ["prune", "low_rank"]
+    assert compress.low_rank is not None
+    assert compress.low_rank.shares == (0.95, 0.5)
 
 
 def test_an_unknown_key_names_the_known_ones(recipe: Path) -> None:

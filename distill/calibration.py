@@ -1,0 +1,39 @@
+"""Training audio on which layers are looked at; never test.
+
+F mel bins, T mel frames.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from transformers import WhisperConfig
+
+from eval.audio import read_audio
+from eval.runtimes.mel import HOP, log_mel
+from recipes.errors import UserError
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Log-mels [1, F, T] of some clips, computed anew in every pass: only one is in memory at a time."""
+
+    audio: Sequence[Sequence[str]]
+    """References (`eval.audio`)."""
+    mel_bins: int
+    window_samples: int
+
+    @classmethod
+    def spread(cls, audio: Sequence[Sequence[str]], config: WhisperConfig, clips: int, key: str) -> Self:
+        """So many clips spread evenly over the audio, in the model's window; UserError with `key` for no audio."""
+        if not audio:
+            raise UserError(f"{key} expects training audio to calibrate with, found none in the corpus")
+        chosen = audio[:: max(1, len(audio) // clips)][:clips]
+        return cls(chosen, config.num_mel_bins, 2 * config.max_source_positions * HOP)
+
+    def __len__(self) -> int:
+        return len(self.audio)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return (log_mel(read_audio(clip), self.mel_bins, self.window_samples)[None] for clip in self.audio)

@@ -1,0 +1,92 @@
+"""Compressed and healed as a user does it: the stages in their order, from labels that stand already."""
+
+import json
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from eval.modeling_sottovoce import SottovoceForConditionalGeneration
+from eval.runtimes.torch import load_model
+from recipes.flow import checkpoint
+from recipes.schema import load
+from tests.conftest import ROOT
+from tests.stages.conftest import Run, sottovoce, write_recipe
+
+COMPRESS = "compress={clips: 8, prune: {ffn_width: 512}, low_rank: {preset: fast}}"
+HEAL = (
+    "heal={steps: 30, batch_size: 8, learning_rate: 1e-3, warmup_steps: 2, eval_steps: 30, save_steps: 5, workers: 0}"
+)
+SHORT = ["train=null", COMPRESS, HEAL]
+
+
+@pytest.fixture(scope="module")
+def healed(tmp_path_factory: pytest.TempPathFactory, speech: Path, run: Run) -> Path:
+    """The recipe of a run up to its healed student."""
+    recipe = write_recipe(tmp_path_factory.mktemp("healed"), speech)
+    done = run(*sottovoce("run", str(recipe), "--until", "heal", *SHORT))
+    assert done.returncode == 0, done.stderr
+    return recipe
+
+
+def weights(root: Path) -> dict[str, torch.Tensor]:
+    return load_file(root / "small" / "heal" / "model" / "model.safetensors")
+
+
+def test_healing_lowers_the_loss_of_a_compressed_student(healed: Path) -> None:
+    root = healed.parent / "runs" / "small"
+    losses = [row["loss"] for row in map(json.loads, (root / "heal" / "metrics.jsonl").open()) if "loss" in row]
+    assert len(losses) == 30
+    assert sum(losses[-5:]) < 0.7 * sum(losses[:5])
+    before, after = load_model(root / "compress" / "model"), load_model(root / "heal" / "model")
+    assert isinstance(after, SottovoceForConditionalGeneration)
+    assert after.config.low_rank == before.config.low_rank
+    assert after.config.encoder_ffn_dim == 512
+    name = next(iter(after.config.low_rank))
+    assert not torch.equal(after.get_submodule(name)[0].weight, before.get_submodule(name)[0].weight)
+    steps = json.loads((root / "compress" / "compression.json").read_text())["steps"]
+    sizes = [step["parameters_m"]["encoder"] for step in steps]
+    assert [step["name"] for step in steps] == ["student", "prune", "low_rank"]
+    assert sizes == sorted(sizes, reverse=True)
+    assert len(set(sizes)) == 3
+
+
+def test_what_follows_takes_the_healed_student(healed: Path) -> None:
+    recipe = load(healed, SHORT)
+    assert checkpoint(recipe) == recipe.root / "heal" / "model"
+    assert checkpoint(recipe, before="heal") == recipe.root / "compress" / "model"
+    assert checkpoint(recipe, before="compress") == recipe.root / "student" / "model"
+    plain = load(healed)
+    assert checkpoint(plain, before="compress") == checkpoint(plain) == plain.root / "train" / "model"
+
+
+def test_new_steps_of_healing_compress_nothing_again(healed: Path, run: Run) -> None:
+    done = run(*sottovoce("stages", str(healed), *SHORT, "heal.steps=31"))
+    lines = {line.split()[0]: line for line in done.stdout.splitlines()}
+    assert "up to date" in lines["compress"]
+    assert "stale: heal changed" in lines["heal"]
+
+
+def test_killed_while_healing_it_goes_on_with_its_pairs(healed: Path, run: Run, tmp_path: Path) -> None:
+    shutil.copytree(healed.parent / "runs", tmp_path / "runs")
+    command = sottovoce("run", str(healed), "--until", "heal", *SHORT, f"runs={tmp_path / 'runs'}")
+    (tmp_path / "runs" / "small" / "heal" / "stage.json").unlink()
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not any((tmp_path / "runs" / "small" / "heal.partial" / "checkpoints").glob("step-*")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "heal: told to stop, saved after step" in said
+    assert run(*command).returncode == 0
+    expected, found = weights(healed.parent / "runs"), weights(tmp_path / "runs")
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
