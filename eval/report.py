@@ -25,7 +25,7 @@ def main() -> None:
     """Collect, judge, render."""
     recipe, command = arguments("report")
     with open_stage(recipe, "report", command) as work:
-        report = collect(recipe, shlex.join(["sottovoce", "run", *command.split()[3:]]))
+        report = collect(recipe, shlex.join(["sottovoce", "run", *shlex.split(command)[3:]]))
         write_json(work.folder / "report.json", report)
         samples = [sample["id"] for sample in (report["accuracy"] or {"samples": []})["samples"]]
         (work.folder / "report.html").write_text(render(report, players(recipe.root / "corpus", samples)))
