@@ -16,7 +16,6 @@ from safetensors.torch import load_file
 from data_prep.label_store import read_labels
 from recipes.flow import stages
 from recipes.schema import load
-from recipes.schema import load
 from tests.conftest import ROOT
 from tests.stages.conftest import Run, sottovoce, write_recipe
 
