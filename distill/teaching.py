@@ -32,8 +32,8 @@ class StoredTeacher:
         written = (pq.read_schema(files[0]).metadata or {}).get(b"sottovoce.temperature", b"")
         if float(written or "nan") != temperature:
             raise UserError(
-                f"train.temperature: the labels in {labels} have their tail summed at {written.decode() or 'none'}, "
-                f"found {temperature:g}; make them equal, or set train.teacher=live"
+                f"stored teacher: the labels in {labels} have their tail summed at {written.decode() or 'none'}, "
+                f"found temperature {temperature:g}; make them equal, or take the live teacher"
             )
         datasets.disable_progress_bars()
         table = datasets.Dataset.from_parquet(files, cache_dir=str(cache), columns=["id", "plain", "timed"])
@@ -53,7 +53,7 @@ class StoredTeacher:
         found: dict[str, Any] = self._table[self._rows[example.label.id]][form]
         if found["rest"] is None or not len(found["rest"]):
             raise UserError(
-                f"train.teacher: stored expects logits for {example.label.id}, found none; label with labels.top_k"
+                f"stored teacher: expected logits for {example.label.id}, found none; label with labels.top_k"
             )
         rest = np.asarray(found["rest"], np.float32)
         shape = (len(rest), -1)

@@ -157,8 +157,7 @@ def dense(model: WhisperForConditionalGeneration, runtime: str) -> WhisperForCon
     for name in ranks:
         weights[f"{name}.weight"] = weights.pop(f"{name}.1.weight") @ weights.pop(f"{name}.0.weight")
         bias_O = weights.pop(f"{name}.1.bias")
-        if not name.endswith(
-            "k_proj"
-        ):  # Whisper's has none: it moves all scores of a query alike, which softmax undoes
+        # Whisper's k_proj has none: it would move all scores of a query alike, which softmax undoes.
+        if not name.endswith("k_proj"):
             weights[f"{name}.bias"] = bias_O
     return rebuilt(model, WhisperForConditionalGeneration(config), weights)
