@@ -18,6 +18,7 @@ from transformers import WhisperForConditionalGeneration
 
 from distill.export import EXPORTERS, Student
 from distill.export.layout import write_layout
+from distill.student import cut
 from eval.runtimes import open_runtime
 from eval.runtimes.transcriber import Runtime
 from recipes.sections import Precision
@@ -27,42 +28,59 @@ SMOOTH_QUANT = (0.5,)
 WARM_UP = 3
 
 
+def shallow(model: WhisperForConditionalGeneration) -> WhisperForConditionalGeneration:
+    """A copy with one decoder layer: it is exported along and never asked, and takes most of an export's time."""
+    return cut(model, list(range(model.config.encoder_layers)), [0])
+
+
 def exported(
-    model: WhisperForConditionalGeneration, source: Path, audio: Sequence[Sequence[str]], place: str, threads: int,
-    systems: Mapping[str, Sequence[Precision]] = SYSTEMS,
-) -> dict[str, Runtime]:  # fmt: skip
-    """The model in each system, by names such as `onnx-int8`, in a folder of its own in this place.
+    models: Mapping[str, WhisperForConditionalGeneration], source: Path, audio: Sequence[Sequence[str]], place: str,
+    threads: int, systems: Mapping[str, Sequence[Precision]] = SYSTEMS,
+) -> dict[str, dict[str, Runtime]]:  # fmt: skip
+    """Each model in each system, by names such as `onnx-int8`, in a folder of its own in this place.
 
     Processors are those of the folder `source`, audio is training audio for int8.
     """
-    folder = Path(tempfile.mkdtemp(dir=place))
-    write_layout(source, folder)
-    for runtime, precisions in systems.items():
-        EXPORTERS[runtime](Student(model, source, audio, SMOOTH_QUANT), folder, precisions)
-    return {
-        f"{runtime}-{precision}": open_runtime(runtime, folder, precision, threads)
-        for runtime, precisions in systems.items()
-        for precision in precisions
-    }
+    opened: dict[str, dict[str, Runtime]] = {}
+    for name, model in tqdm(models.items(), "exports"):
+        folder = Path(tempfile.mkdtemp(dir=place))
+        write_layout(source, folder)
+        for runtime, precisions in systems.items():
+            EXPORTERS[runtime](Student(model, source, audio, SMOOTH_QUANT), folder, precisions)
+        opened[name] = {
+            f"{runtime}-{precision}": open_runtime(runtime, folder, precision, threads)
+            for runtime, precisions in systems.items()
+            for precision in precisions
+        }
+    return opened
 
 
-def encoder_ms(
+def encoder_times(
     encoders: Mapping[str, Mapping[str, Runtime]], mels: Sequence[np.ndarray], runs: int
-) -> dict[str, dict[str, float]]:
-    """Median time of one window [1, F, T] by model and system, all in turn."""
-    spent: dict[str, dict[str, list[float]]] = {name: {system: [] for system in of} for name, of in encoders.items()}
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Medians of one window [1, F, T] by model, figure and system, all in turn; ratios are to the first model's.
+
+    Beside the time that passed (`p50`) stands the processor time of all this process's threads (`cpu`), which other
+    programs' turns are not in.
+    """
+    spent = {(name, system): list[np.ndarray]() for name, of in encoders.items() for system in of}
     for run in tqdm(range(-WARM_UP, runs), "encoders"):
-        for name, of in encoders.items():
-            for system, runtime in of.items():
-                started = time.perf_counter()
-                runtime.encode(mels[run % len(mels)])
-                if run >= 0:
-                    spent[name][system].append(1e3 * (time.perf_counter() - started))
-    return {
-        name: {system: round(float(np.median(times)), 2) for system, times in of.items()} for name, of in spent.items()
-    }
+        for (name, system), times in spent.items():
+            started = _clocks_ms()
+            encoders[name][system].encode(mels[run % len(mels)])
+            if run >= 0:
+                times.append(_clocks_ms() - started)
+    medians = {key: np.median(times, axis=0) for key, times in spent.items()}
+    first, rows = next(iter(encoders)), dict[str, dict[str, dict[str, float]]]()
+    for name, of in encoders.items():
+        rows[name] = {}
+        for clock, figure in enumerate(("p50", "cpu")):
+            ms = {system: float(medians[name, system][clock]) for system in of}
+            over = {system: ms[system] / float(medians[first, system][clock]) for system in of}
+            rows[name][f"encoder_{figure}_ms"] = {system: round(value, 2) for system, value in ms.items()}
+            rows[name][f"encoder_{figure}_ratio"] = {system: round(value, 3) for system, value in over.items()}
+    return rows
 
 
-def ratios(times: Mapping[str, float], first: Mapping[str, float]) -> dict[str, float]:
-    """Times over those of another model, by system."""
-    return {system: round(time / first[system], 3) for system, time in times.items()}
+def _clocks_ms() -> np.ndarray:
+    return 1e3 * np.array([time.perf_counter(), time.process_time()])

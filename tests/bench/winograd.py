@@ -28,16 +28,16 @@ growing coefficients cost accuracy.
 matrix products alone, so it leaves a direct convolution in float and takes both others. The stem is the encoder without
 its layers; errors are those to torch in float64.
 
-B batch, C channels in, O out, K taps, T inputs, S outputs, M outputs of a tile, N its inputs, P its products, Q tiles,
-F mel bins.
+B batch, C channels in, O out, K taps, T inputs, S outputs (of conv2 and the encoder, width D), M outputs
+of a tile, N its inputs, P its products, Q tiles, F mel bins.
 """
 
 import argparse
 import copy
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -57,7 +57,7 @@ from eval.runtimes.transcriber import Runtime
 from recipes.sections import Precision
 from recipes.shapes import SHAPES
 from tests.bench.compress import clips
-from tests.bench.encoders import encoder_ms, exported, ratios
+from tests.bench.encoders import encoder_times, exported, shallow
 
 TEACHER = Path("recipes/demo/teacher")
 SYSTEMS: dict[str, tuple[Precision, ...]] = {"onnx": ("fp32", "int8")}
@@ -101,6 +101,7 @@ class Bilinear(nn.Module):
         assert convolution.kernel_size == (3,)
         assert convolution.padding == (1,)
         assert convolution.stride == (form.stride,)
+        assert convolution.bias is not None
         self.form, self.stride, self.bias = form, convolution.stride, convolution.bias
         weight_OCK = convolution.weight.detach().double()
         weights_PCO = torch.einsum("pk,ock->pco", torch.tensor(form.taps, dtype=torch.float64), weight_OCK)
@@ -141,33 +142,26 @@ def formed(model: WhisperForConditionalGeneration, forms: Sequence[Form]) -> Whi
     return made
 
 
-def psnr_db(model: WhisperForConditionalGeneration, of: Mapping[str, Runtime], mel: np.ndarray) -> dict[str, float]:
-    """Of each system's states to this model's in float64."""
-    exact_BSD = TorchRuntime(copy.deepcopy(model).double()).encode(mel).encoder_BSD.numpy()
-    found = {}
-    for system, runtime in of.items():
-        (difference := Difference()).add(exact_BSD, np.asarray(runtime.encode(mel).encoder_BSD))
-        found[system] = round(difference.figures()["psnr_db"], 1)
-    return found
+def psnr_db(exact_BSD: np.ndarray, runtime: Runtime, mel_BFT: np.ndarray) -> float:
+    """Of a runtime's encoder states."""
+    (difference := Difference()).add(exact_BSD, np.asarray(runtime.encode(mel_BFT).encoder_BSD))
+    return round(difference.figures()["psnr_db"], 1)
 
 
 def compared(
     model: WhisperForConditionalGeneration, source: Path, mels: Sequence[np.ndarray], threads: int, runs: int
 ) -> dict[str, Any]:
-    """Direct, Winograd and taps in each system."""
+    """Times and errors of the direct form, Winograd's and taps, by system."""
     made = {"direct": model} | {name: formed(model, forms) for name, forms in FORMS.items()}
+    exact_BSD = TorchRuntime(copy.deepcopy(model).double()).encode(mels[0]).encoder_BSD.numpy()
     with tempfile.TemporaryDirectory() as place:
-        encoders = {
-            name: {"torch-fp32": TorchRuntime(each), **exported(each, source, [], place, threads, SYSTEMS)}
-            for name, each in made.items()
-        }
-        times = encoder_ms(encoders, mels, runs)
-        error = {name: psnr_db(model, of, mels[0]) for name, of in encoders.items()}
-    return {
-        "direct_p50_ms": times["direct"],
-        **{f"{name}_ratio": ratios(times[name], times["direct"]) for name in FORMS},
-        "psnr_db": error,
-    }
+        encoders = exported(made, source, [], place, threads, SYSTEMS)
+        for name, each in made.items():
+            encoders[name]["torch-fp32"] = TorchRuntime(each)
+        rows: dict[str, Any] = encoder_times(encoders, mels, runs)
+        for name, of in encoders.items():
+            rows[name]["psnr_db"] = {system: psnr_db(exact_BSD, runtime, mels[0]) for system, runtime in of.items()}
+    return rows
 
 
 def saved(model: WhisperForConditionalGeneration) -> float:
@@ -189,10 +183,10 @@ def main() -> None:
     rows = {}
     with tempfile.TemporaryDirectory() as place:
         folders = {"alnum teacher": TEACHER} | {name: Path(place) / name for name in given.shapes}
-        for name in given.shapes:  # the decoder is exported along and never asked
-            random_model(replace(SHAPES[name], decoder_layers=1), given.vocabulary, folders[name])
+        for name in given.shapes:
+            random_model(SHAPES[name], given.vocabulary, folders[name])
         for name, folder in folders.items():
-            model = load_model(folder)
+            model = shallow(load_model(folder))
             stem = cut(model, [], [0])
             mels = list(Calibration.spread(audio, model.config, 4, "bench:"))
             rows[name] = {

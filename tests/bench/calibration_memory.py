@@ -1,0 +1,58 @@
+"""Memory that calibrating low rank takes above the loaded model, on little and on much audio.
+
+    python -m tests.bench.calibration_memory SPEECH MODEL MINUTES        one JSON line, of this process
+
+Audio is spread over the utterances of librispeech-mini that fill the model's window, so that minutes are minutes heard.
+"""
+
+import argparse
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+
+from distill.calibration import Calibration
+from distill.compress.low_rank import low_rank
+from eval.audio import SAMPLE_RATE
+from eval.memory import peak_rss_mb
+from eval.runtimes.mel import HOP
+from eval.runtimes.torch import load_model
+from recipes.compression import LowRank
+
+
+def memory_above(speech: Path, model: Path, minutes: tuple[float, float]) -> dict[str, object]:
+    """Of both lengths, each in a fresh process, and the second over the first."""
+    command = [sys.executable, "-m", "tests.bench.calibration_memory", str(speech), str(model)]
+    runs = [subprocess.run([*command, str(each)], check=True, stdout=subprocess.PIPE, text=True) for each in minutes]
+    rows = [json.loads(run.stdout.splitlines()[-1]) for run in runs]
+    return {"rows": rows, "ratio": round(rows[1]["above_model_mb"] / rows[0]["above_model_mb"], 3)}
+
+
+def main() -> None:
+    """Load, forget the peak so far, calibrate."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("speech", type=Path)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("minutes", type=float)
+    given = parser.parse_args()
+    folder = given.speech / "librispeech-mini" / "train"
+    rows = [json.loads(line) for line in (folder / "metadata.jsonl").read_text().splitlines()]
+    model = load_model(given.model)
+    window_s = 2 * model.config.max_source_positions * HOP / SAMPLE_RATE
+    audio = [[str(folder / row["file_name"])] for row in rows if row["seconds"] >= window_s]
+    calibration = Calibration.spread(audio, model.config, math.ceil(60 * given.minutes / window_s), "bench:")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
+    stood = psutil.Process().memory_info().rss / 1e6
+    low_rank(model, LowRank(), calibration)
+    peak = peak_rss_mb()
+    print(json.dumps({
+        "minutes": round(len(calibration) * window_s / 60, 2), "clips": len(calibration),
+        "above_model_mb": round(peak - stood, 1), "peak_mb": round(peak, 1),
+    }))  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
