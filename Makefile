@@ -67,6 +67,8 @@ bench: setup ## one JSON line a benchmark: the demo's exports, labelling, traini
 	@$(BIN)/python -m tests.bench.label $(SPEECH) $(VOCABULARY)
 	@$(BIN)/python -m tests.bench.train $(SPEECH) $(VOCABULARY)
 	@$(BIN)/python -m tests.bench.compress $(SPEECH)
+	@$(BIN)/python -m tests.bench.ranks $(SPEECH) $(VOCABULARY)
+	@$(BIN)/python -m tests.bench.winograd $(SPEECH) $(VOCABULARY)
 	@for shape in tiny base small; do \
 	  $(BIN)/python -m distill.shapes $$shape $(VOCABULARY) runs/shapes/$$shape && export SHAPE=$$shape && \
 	  $(BIN)/sottovoce run recipes/true-shape --from benchmark && $(BIN)/python -m eval.bench recipes/true-shape || exit; \
