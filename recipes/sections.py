@@ -79,12 +79,17 @@ class Quality(Section):
 class Student(Section):
     """What is cut from the teacher."""
 
-    init: Literal["teacher", "scratch"] = "teacher"
-    """`scratch` takes the teacher's shape and vocabulary alone, with random weights: how a teacher begins."""
+    init: Literal["teacher", "scratch"] | str = "teacher"
+    """What it is cut from: the teacher, or a finished student, a folder or Hub id of the teacher's family. `scratch`
+    takes the teacher's shape and vocabulary alone, with random weights: how a teacher begins."""
     decoder_layers: int = Field(gt=0)
     """Decoder layers kept, maximally spaced, first and last among them."""
     encoder_layers: int | None = Field(default=None, gt=0)
     """Encoder layers kept in the same way; null copies it whole. A cut one wants train.freeze_encoder: false."""
+
+    def source(self, teacher: str) -> tuple[str, str]:
+        """Folder or Hub id of the model that is cut, and the recipe's key that names it."""
+        return (teacher, "teacher.model") if self.init in ("teacher", "scratch") else (self.init, "student.init")
 
 
 class Parity(Section):
@@ -200,6 +205,8 @@ class Benchmark(Section):
     """Timed transcriptions at least; the clips are repeated as needed."""
     warmup: int = Field(default=20, ge=0)
     """Untimed transcriptions first."""
+    turns: int = Field(default=50, gt=0)
+    """Clips that a variant and the baseline transcribe in turn, for how many times faster it is."""
     tokens: int | None = Field(default=None, gt=0)
     """Decode exactly this many tokens a clip, for random weights; null stops at the end of text."""
     repeats: int = Field(default=2, ge=0)

@@ -144,9 +144,10 @@ class _FusedEncoder(EncoderGraph):
     def attend(self, attention: WhisperAttention, x_BSD: Tensor) -> Tensor:
         """See `EncoderGraph.attend`; for tracing alone, in torch it gives no values."""
         projected = [project(x_BSD) for project in (attention.q_proj, attention.k_proj, attention.v_proj)]
+        inner = projected[0].shape  # of pruned heads narrower than the stream
         options = {"num_heads": attention.num_heads, "scale": float(attention.scaling)}
         mixed_BSD = torch.onnx.ops.symbolic(
-            "com.microsoft::MultiHeadAttention", projected, options, dtype=x_BSD.dtype, shape=x_BSD.shape, version=1
+            "com.microsoft::MultiHeadAttention", projected, options, dtype=x_BSD.dtype, shape=inner, version=1
         )
         return attention.out_proj(mixed_BSD)
 
