@@ -38,7 +38,7 @@ def estimate(recipe: Recipe) -> list[str]:
         lines.append(f"disk    labels with {recipe.labels.top_k} logits a token {kept / 1e6:.0f} MB an hour of speech")
     for section in (recipe.train, recipe.heal):
         lines += _training_lines(section, shape, student) if section is not None else []
-    bytes_each = {"fp32": 4, "fp16": 2, "int8": 1}
+    bytes_each = {"fp32": 4, "fp16": 2, "int8": 1, "w8a8": 1, "w4a16": 0.5}
     sizes = ", ".join(
         f"{name} {student.parameters * bytes_each[precision] / 1e6:.0f} MB"
         for name, _, precision in recipe.export.artefacts

@@ -28,7 +28,7 @@ import warnings
 from collections.abc import Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -36,13 +36,12 @@ from transformers import WhisperForConditionalGeneration
 from transformers.models.whisper.modeling_whisper import WhisperAttention
 
 from distill.export.graphs import DecoderFirstGraph, DecoderWithPastGraph, EncoderGraph
+from recipes.sections import Precision
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import onnx
-
-Precision = Literal["fp32", "fp16", "int8"]
 
 SUFFIX: dict[Precision, str] = {"fp32": "", "fp16": "_fp16", "int8": "_quantized"}
 """Names of transformers.js: dtype fp32, fp16, q8."""
