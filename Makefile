@@ -35,8 +35,8 @@ LOADERS := optimum transformers-js faster-whisper genai litert int4
 
 interop: setup $(LOADERS:%=$(INTEROP)/%/.installed) ## do other people's loaders say what torch says? (needs node 20)
 	$(BIN)/pytest -rs tests/interop
-	$(INTEROP)/litert/bin/python -m pytest tests/unit/test_tflite_export.py tests/unit/test_mobile_graphs.py \
-	  tests/unit/test_compressed_exports.py -k 'not onnx'
+	$(INTEROP)/litert/bin/python -m pytest tests/unit/test_tflite_export.py tests/unit/test_mobile_graphs.py
+	$(INTEROP)/litert/bin/python -m pytest tests/unit/test_compressed_exports.py -k tflite
 	$(INTEROP)/int4/bin/python -m pytest -rs tests/unit/test_compressed_tensors.py
 
 # The exact torch is the CPU build; a range takes gigabytes of CUDA along.
