@@ -22,6 +22,6 @@ def load(folder: Path, precision: str, threads: int) -> "TorchRuntime":
     """A checkpoint in memory. Raises UserError for files that are missing or broken."""
     import compressed_tensors  # noqa: F401  # where it is missing, transformers does not say so in one line
 
-    from eval.runtimes import torch
+    from eval.runtimes.torch import load as load_checkpoint
 
-    return torch.load(folder / f"compressed-{precision}", precision, threads)
+    return load_checkpoint(folder / f"compressed-{precision}", precision, threads)
