@@ -31,16 +31,19 @@ test: setup ## unit and stage tests
 
 # Loaders that do not install beside transformers 5, each in an environment of its own, built when missing.
 INTEROP := .interop
-LOADERS := optimum transformers-js faster-whisper genai litert
+LOADERS := optimum transformers-js faster-whisper genai litert int4
 
 interop: setup $(LOADERS:%=$(INTEROP)/%/.installed) ## do other people's loaders say what torch says? (needs node 20)
 	$(BIN)/pytest -rs tests/interop
 	$(INTEROP)/litert/bin/python -m pytest tests/unit/test_tflite_export.py tests/unit/test_mobile_graphs.py
+	$(INTEROP)/litert/bin/python -m pytest tests/unit/test_compressed_exports.py -k tflite
+	$(INTEROP)/int4/bin/python -m pytest -rs tests/unit/test_compressed_tensors.py
 
 # The exact torch is the CPU build; a range takes gigabytes of CUDA along.
 $(INTEROP)/optimum/.installed: PACKAGES := torch==2.13.0 optimum-onnx==0.1.0 'transformers<4.58' onnxruntime soundfile
 $(INTEROP)/faster-whisper/.installed: PACKAGES := faster-whisper==1.2.1 soundfile
 $(INTEROP)/litert/.installed: PACKAGES := torch==2.13.0 --editable '.[onnx,tflite,synthesis,dev]'
+$(INTEROP)/int4/.installed: PACKAGES := torch==2.13.0 --editable '.[onnx,int4,synthesis,dev]'
 $(INTEROP)/genai/.installed: PACKAGES := openvino-genai==2026.4.1.0 soundfile
 $(INTEROP)/%/.installed:
 	$(PYTHON) -m venv $(@D)

@@ -10,6 +10,7 @@ from transformers import WhisperForConditionalGeneration
 
 from data_prep.augment import Augmentation
 from distill import optimization
+from distill.correspondence import Correspondence
 from distill.losses import Weights
 from distill.objective import Objective
 from distill.strategy import Strategy, prepared
@@ -49,7 +50,8 @@ def assemble(recipe: Recipe, section: Train, accelerator: Accelerator, folder: P
     objective = Objective(
         student,
         Weights(section.ce_weight, section.kl_weight, section.temperature, section.ctc_weight, section.hidden_weight),
-        freeze_encoder=section.freeze_encoder, teacher=_teacher(recipe, section, student, accelerator.device),
+        freeze_encoder=section.freeze_encoder,
+        teacher=_teacher(recipe, section, student, folder, accelerator.device),
         augment=Augmentation.of(section.augment, recipe.seed) if section.augment else None,
     )  # fmt: skip
     if section.lora is not None:
@@ -67,13 +69,14 @@ def assemble(recipe: Recipe, section: Train, accelerator: Accelerator, folder: P
 
 
 def _teacher(
-    recipe: Recipe, section: Train, student: WhisperForConditionalGeneration, device: torch.device
+    recipe: Recipe, section: Train, student: WhisperForConditionalGeneration, folder: Path, device: torch.device
 ) -> LiveTeacher | None:
     if section.kl_weight == 0 or section.teacher == "stored":
         return None
+    whole = model_folder(recipe.teacher.model)
     teacher = LiveTeacher(
-        model_folder(recipe.teacher.model), student, device,
-        frozen=section.freeze_encoder, quantize=section.quantize_teacher,
+        whole, student, device, frozen=section.freeze_encoder, quantize=section.quantize_teacher,
+        words=Correspondence.between(whole, folder),
     )  # fmt: skip
     if section.cache_encoder and not teacher.shares_encoder:
         raise UserError(

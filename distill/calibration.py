@@ -5,7 +5,7 @@ F mel bins, T mel frames.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Self, TypeVar
 
 import numpy as np
 from transformers import WhisperConfig
@@ -13,6 +13,8 @@ from transformers import WhisperConfig
 from eval.audio import read_audio
 from eval.runtimes.mel import HOP, log_mel
 from recipes.errors import UserError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -29,8 +31,12 @@ class Calibration:
         """So many clips spread evenly over the audio, in the model's window; UserError with `key` for no audio."""
         if not audio:
             raise UserError(f"{key} expects training audio to calibrate with, found none in the corpus")
-        chosen = audio[:: max(1, len(audio) // clips)][:clips]
-        return cls(chosen, config.num_mel_bins, 2 * config.max_source_positions * HOP)
+        return cls(cls.of(audio, clips), config.num_mel_bins, 2 * config.max_source_positions * HOP)
+
+    @staticmethod
+    def of(values: Sequence[T], clips: int) -> Sequence[T]:
+        """Of one value an utterance, those of the chosen clips."""
+        return values[:: max(1, len(values) // clips)][:clips]
 
     def __len__(self) -> int:
         return len(self.audio)

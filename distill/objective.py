@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor
-from torch.nn.functional import gelu, mse_loss
+from torch.nn.functional import gelu, mse_loss, pad
 from transformers import WhisperForConditionalGeneration
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
@@ -17,6 +17,7 @@ from distill.batches import Batch
 from distill.ctc import CTC
 from distill.losses import Teaching, Weights, head_loss
 from distill.teaching import LiveTeacher
+from eval.runtimes.mel import HOP
 
 
 class Objective(torch.nn.Module):
@@ -51,7 +52,7 @@ class Objective(torch.nn.Module):
         encoder_BSD = batch.encoder_BSD if mel_BFT is None else self.encode(mel_BFT)
         assert encoder_BSD is not None
         valid_BL, stored = batch.predicted, batch.stored
-        heard_BSD = teacher.hear(mel_BFT, encoder_BSD) if teacher is not None else None
+        heard_BSD = self.heard(batch, mel_BFT, encoder_BSD)
         live = teacher(heard_BSD, batch.inputs_BL, valid_BL) if teacher is not None and heard_BSD is not None else None
 
         def teaching(rows: slice) -> Teaching:
@@ -67,14 +68,28 @@ class Objective(torch.nn.Module):
             ctc = self.ctc(encoder_BSD, torch.tensor(batch.seconds), batch.texts)
         hidden = torch.zeros_like(sums[0])
         if self.weights.hidden and heard_BSD is not None:
-            hidden = mse_loss(encoder_BSD, heard_BSD.to(encoder_BSD.dtype)) * valid_BL.sum()
+            # A student of a shorter window is compared where it has states.
+            heard_BSD = heard_BSD[:, : encoder_BSD.shape[1]].to(encoder_BSD.dtype)
+            hidden = mse_loss(encoder_BSD, heard_BSD) * valid_BL.sum()
         total = sums[0] + self.weights.ctc * ctc + self.weights.hidden * hidden
         return torch.stack([total, sums[1], sums[2], ctc.detach(), hidden.detach()])
 
     @torch.no_grad()
-    def mel(self, batch: Batch) -> Tensor:
-        """Log-mel [B, F, T], masked in training where the recipe augments."""
-        mel_BFT: Tensor = self.log_mel(batch.samples_BN)
+    def heard(self, batch: Batch, mel_BFT: Tensor | None, encoder_BSD: Tensor) -> Tensor | None:
+        """The live teacher's encoder states [B, S, D]: the student's own where both encoders are the same."""
+        teacher = self._outside[0]
+        if teacher is None or teacher.shares_encoder:
+            return encoder_BSD if teacher is not None else None
+        if mel_BFT is None or mel_BFT.shape[-1] < teacher.frames:
+            mel_BFT = self.mel(batch, teacher.frames)
+        states_BSD: Tensor = teacher.hear(mel_BFT)
+        return states_BSD
+
+    @torch.no_grad()
+    def mel(self, batch: Batch, frames: int = 0) -> Tensor:
+        """Log-mel [B, F, T] of at least so many frames, masked in training where the recipe augments."""
+        samples_BN = batch.samples_BN
+        mel_BFT: Tensor = self.log_mel(pad(samples_BN, (0, max(0, frames * HOP - samples_BN.shape[1]))))
         augment = self._outside[1]
         if augment is not None and self.training:
             mel_BFT = augment.mask(mel_BFT, list(zip(batch.ids, batch.epochs, batch.seconds, strict=True)))

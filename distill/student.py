@@ -1,4 +1,4 @@
-"""Stage `student`: a shallower copy of the teacher.
+"""Stage `student`: a shallower copy of the teacher, or of a student that was finished before.
 
     python -m distill.student recipes/demo/recipe.yaml
 
@@ -29,15 +29,17 @@ _LAYER = re.compile(r"(model\.(?:encoder|decoder)\.layers\.)(\d+)(\..*)")
 
 
 def main() -> None:
-    """Load the teacher, cut, carry its processors over."""
+    """Load what is cut, cut it, carry its processors over."""
     recipe, command = arguments("student")
     with open_stage(recipe, "student", command) as work:
-        folder = model_folder(recipe.teacher.model)
-        teacher = load_model(folder)
-        config, section = teacher.config, recipe.student
+        section = recipe.student
+        folder = model_folder(*section.source(recipe.teacher.model))
+        teacher = load_model(model_folder(recipe.teacher.model))
+        whole = load_model(folder)
+        config = whole.config
         encoder = spaced_layers(config.encoder_layers, section.encoder_layers or config.encoder_layers, "encoder")
         decoder = spaced_layers(config.decoder_layers, section.decoder_layers, "decoder")
-        student = cut(teacher, encoder, decoder)
+        student = cut(whole, encoder, decoder)
         if section.init == "scratch":
             student = from_scratch(student, recipe.seed)
         save_model(student, work.folder / "model", processors=folder, decoder_layers=decoder)
@@ -69,7 +71,7 @@ def cut(
     config = copy.deepcopy(teacher.config)
     config.encoder_layers = config.num_hidden_layers = len(encoder)
     config.decoder_layers = len(decoder)
-    if hasattr(config, "low_rank"):
+    if getattr(config, "low_rank", None):
         config.low_rank = _renumbered(config.low_rank, encoder, decoder)
     return rebuilt(teacher, type(teacher)(config), _renumbered(teacher.state_dict(), encoder, decoder))
 
@@ -126,15 +128,20 @@ def save_model(
     """
     folder.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(folder)
-    for name in PROCESSOR_FILES:
-        if (processors / name).is_file():
-            shutil.copyfile(processors / name, folder / name)
+    copy_processors(processors, folder)
     if decoder_layers is not None:
         generation: dict[str, Any] = json.loads((folder / "generation_config.json").read_text())
         heads = generation.pop("alignment_heads", None) or []
         if moved := [[decoder_layers.index(layer), head] for layer, head in heads if layer in decoder_layers]:
             generation["alignment_heads"] = moved
         write_json(folder / "generation_config.json", generation)
+
+
+def copy_processors(source: Path, folder: Path) -> None:
+    """Tokenizer, feature extractor and generation config of a model folder, as they are."""
+    for name in PROCESSOR_FILES:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, folder / name)
 
 
 def parameters_m(model: WhisperForConditionalGeneration) -> dict[str, float]:

@@ -15,6 +15,7 @@ import torch
 from transformers import WhisperForConditionalGeneration
 
 from data_prep.label_store import Distribution, shards
+from distill.correspondence import Correspondence
 from distill.examples import Example
 from distill.losses import Stored
 from eval.runtimes.torch import load_teacher
@@ -27,7 +28,7 @@ class StoredTeacher:
     `datasets` turns the shards into an Arrow file below `cache` once; processes and their workers share its pages.
     """
 
-    def __init__(self, labels: Path, cache: Path, temperature: float):
+    def __init__(self, labels: Path, cache: Path, temperature: float, words: Correspondence | None = None):
         files = [str(file) for file in shards(labels)]
         written = (pq.read_schema(files[0]).metadata or {}).get(b"sottovoce.temperature", b"")
         if float(written or "nan") != temperature:
@@ -38,15 +39,19 @@ class StoredTeacher:
         datasets.disable_progress_bars()
         table = datasets.Dataset.from_parquet(files, cache_dir=str(cache), columns=["id", "plain", "timed"])
         self._rows = {name: row for row, name in enumerate(table["id"])}
+        self._words = words
         self._table = table.with_format("numpy", columns=["plain", "timed"])
 
     def __call__(self, examples: Sequence[Example]) -> Stored:
         """Of all predicted tokens of a batch, one example after the other."""
         kept = [self._distribution(example) for example in examples]
-        ids_NK = np.concatenate([one.ids_NK for one in kept]).astype(np.int64)
-        logits_NK = np.concatenate([one.logits_NK for one in kept])
-        rest_N = np.concatenate([one.rest_N for one in kept])
-        return Stored(torch.from_numpy(ids_NK), torch.from_numpy(logits_NK), torch.from_numpy(rest_N))
+        whole = Distribution(
+            *(np.concatenate([getattr(one, part) for one in kept]) for part in ("ids_NK", "logits_NK", "rest_N"))
+        )
+        if self._words is not None:
+            whole = self._words.distribution(whole)
+        ids_NK = torch.from_numpy(whole.ids_NK.astype(np.int64))
+        return Stored(ids_NK, torch.from_numpy(whole.logits_NK), torch.from_numpy(whole.rest_N))
 
     def _distribution(self, example: Example) -> Distribution:
         form = "timed" if example.written is example.label.timed else "plain"
@@ -58,7 +63,11 @@ class StoredTeacher:
         rest = np.asarray(found["rest"], np.float32)
         shape = (len(rest), -1)
         ids, logits = (np.asarray(found[key]).reshape(shape) for key in ("top_ids", "top_logits"))
-        assert len(rest) == len(example.written.tokens) - example.written.prompt_length
+        if len(rest) != len(example.written.tokens) - example.written.prompt_length:
+            raise UserError(
+                f"stored teacher: the label {example.label.id} is spelled with other tokens than the teacher's, found "
+                "no logits of these; take the live teacher, or keep more in compress.vocabulary"
+            )
         return Distribution(ids.astype(np.int32), logits.astype(np.float32), rest)
 
     @staticmethod
@@ -72,20 +81,20 @@ class LiveTeacher:
 
     def __init__(
         self, folder: Path, student: WhisperForConditionalGeneration, device: torch.device, *, frozen: bool,
-        quantize: int | None,
+        quantize: int | None, words: Correspondence | None = None,
     ):  # fmt: skip
         self.model = load_teacher(folder, device, quantize=quantize)
+        self.frames = 2 * self.model.config.max_source_positions
+        """Of its window's log-mel."""
+        self._theirs_K = words.theirs_K.to(device) if words is not None else None
         # A student whose encoder was cut, or is trained, must not lend it to the teacher.
         self.shares_encoder = frozen and _equal_encoders(self.model, student, quantized=quantize is not None, at=folder)
         if self.shares_encoder:
             self.model.model.encoder = torch.nn.Identity()
 
     @torch.no_grad()
-    def hear(self, mel_BFT: torch.Tensor | None, student_BSD: torch.Tensor) -> torch.Tensor:
-        """Its encoder's states [B, S, D]: the student's where both are the same."""
-        if self.shares_encoder:
-            return student_BSD
-        assert mel_BFT is not None
+    def hear(self, mel_BFT: torch.Tensor) -> torch.Tensor:
+        """Its own encoder's states [B, S, D] of a log-mel of its window."""
         states_BSD: torch.Tensor = self.model.model.encoder(mel_BFT.to(self.model.dtype)).last_hidden_state
         return states_BSD
 
@@ -93,12 +102,22 @@ class LiveTeacher:
     def __call__(
         self, encoder_BSD: torch.Tensor, inputs_BL: torch.Tensor, valid_BL: torch.Tensor
     ) -> Callable[[slice], torch.Tensor]:
-        """Logits [rows, V] of a slice of the valid tokens, made when asked for; prompts are read like the student's."""
+        """Logits [rows, V] of a slice of the valid tokens, made when asked for; prompts are read like the student's.
+
+        Inputs and logits are in the student's tokens; logits of others are left out.
+        """
+        if self._theirs_K is not None:
+            inputs_BL = self._theirs_K[inputs_BL]
         decoded = self.model.model.decoder(
             input_ids=inputs_BL, encoder_hidden_states=encoder_BSD.to(self.model.dtype), use_cache=False
         )
         hidden_ND = decoded.last_hidden_state[valid_BL]
-        return lambda rows: self.model.proj_out(hidden_ND[rows])
+
+        def logits(rows: slice) -> torch.Tensor:
+            logits_NV: torch.Tensor = self.model.proj_out(hidden_ND[rows])
+            return logits_NV if self._theirs_K is None else logits_NV[:, self._theirs_K]
+
+        return logits
 
 
 def _equal_encoders(

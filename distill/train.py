@@ -10,20 +10,24 @@ from dataclasses import replace
 
 from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration
+from tqdm import tqdm
 
 from data_prep.augment import Augmentation
 from data_prep.label_store import Label
 from data_prep.quality import kept_labels
 from distill import encoder_cache
 from distill.batches import Collate, Order, training_batches
+from distill.correspondence import Correspondence
 from distill.examples import Drawing, predecessors
 from distill.teaching import StoredTeacher
 from distill.trainer import Trainer
 from distill.validation import Validation
+from eval.audio import SAMPLE_RATE
 from eval.runtimes.format import Format
 from eval.utterances import read_utterances
 from recipes.errors import UserError, run_main
 from recipes.flow import checkpoint
+from recipes.models import model_folder
 from recipes.schema import Recipe
 from recipes.stage import arguments, open_stage
 from recipes.training import Train
@@ -47,15 +51,16 @@ def main() -> None:
     main_process = accelerator.is_main_process
     with open_stage(recipe, stage, command, main=main_process, wait=accelerator.wait_for_everyone) as work:
         # 1. Labels that quality kept, and how they become batches.
-        train, validation = split(recipe, stage)
         form = Format.load(source, recipe.teacher.language, recipe.teacher.task)
+        words = Correspondence.between(model_folder(recipe.teacher.model), source)
+        train, validation, too_long = split(recipe, stage, form, words)
         collate = Collate(form.window_samples, form.end)
         sample = Validation.sample(validation, section.validation_utterances, collate, source, recipe.teacher)
         # 2. Student, teacher and optimiser, where a killed run left them.
         trainer = Trainer(recipe, section, accelerator, work, sample)
         first_step = trainer.resume()
         # 3. The steps.
-        collate = equip(collate, recipe, section, trainer, train)
+        collate = equip(collate, recipe, section, trainer, train, words)
         order = Order(
             train, section.batch_size, recipe.seed, section.source_weights, section.bucket_batches,
             section.curriculum_steps, by_seconds=section.full_window < 1,
@@ -74,21 +79,35 @@ def main() -> None:
         if main_process:
             StoredTeacher.forget(work.folder / "stored")
             (work.folder / "encoder_states.npy").unlink(missing_ok=True)
-            trainer.finish({"train": len(train), "validation": len(validation)})
+            trainer.finish({"train": len(train), "validation": len(validation), "too_long": too_long})
 
 
-def split(recipe: Recipe, stage: str) -> tuple[list[Label], list[Label]]:
-    """Kept labels of the train and of the validation split; UserError when there are none."""
+def split(
+    recipe: Recipe, stage: str, form: Format, words: Correspondence | None
+) -> tuple[list[Label], list[Label], int]:
+    """Kept labels of the train and of the validation split in the student's tokens, and how many were left out.
+
+    Those are longer than the student's window, if that was shortened: it hears a part of what they say. UserError when
+    a split has no labels.
+    """
     labels = kept_labels(recipe.root)
-    found = {name: [label for label in labels if label.split == name] for name in ("train", "validation")}
+    fit = [label for label in labels if label.seconds * SAMPLE_RATE <= form.window_samples]
+    if len(fit) < len(labels):
+        tqdm.write(f"{stage}: {len(labels) - len(fit)} of {len(labels)} labels are longer than the student's window")
+    found = {name: [label for label in fit if label.split == name] for name in ("train", "validation")}
     for name, rows in found.items():
         if not rows:
             where = recipe.root / "labels"
             raise UserError(f"{stage}: expected kept labels in the {name} split of {where}, found none")
-    return found["train"], found["validation"]
+        if words is not None:
+            found[name] = [words.label(label) for label in rows]
+    return found["train"], found["validation"], len(labels) - len(fit)
 
 
-def equip(collate: Collate, recipe: Recipe, section: Train, trainer: Trainer, labels: list[Label]) -> Collate:
+def equip(
+    collate: Collate, recipe: Recipe, section: Train, trainer: Trainer, labels: list[Label],
+    words: Correspondence | None,
+) -> Collate:  # fmt: skip
     """The training batches' extras: augmented audio or cached encoder states, stored teacher."""
     accelerator, folder = trainer.accelerator, trainer.work.folder
     collate = replace(collate, full_window=section.full_window)
@@ -102,7 +121,7 @@ def equip(collate: Collate, recipe: Recipe, section: Train, trainer: Trainer, la
         collate = replace(collate, states=states)
     if section.teacher == "stored" and section.kl_weight > 0:
         with accelerator.main_process_first():
-            stored = StoredTeacher(recipe.root / "labels", folder / "stored", section.temperature)
+            stored = StoredTeacher(recipe.root / "labels", folder / "stored", section.temperature, words)
         collate = replace(collate, stored=stored)
     return collate
 

@@ -24,6 +24,7 @@ def main() -> None:
             "clip_p50_ms": round(row["clip_ms"]["p50"], 2),
             "clip_p95_ms": round(row["clip_ms"]["p95"], 2),
             "speedup": round(row["speedup"], 3),
+            "speedup_interval": [round(value, 3) for value in row["speedup_interval"]],
             "encoder_p50_ms": round(row["encoder_ms"]["p50"], 2),
             "token_p50_ms": round(row["token_ms"]["p50"], 3),
             "peak_rss_mb": round(row["peak_rss_mb"], 1),

@@ -3,7 +3,8 @@
     python -m eval.benchmark recipes/demo/recipe.yaml
 
 The teacher in PyTorch fp32 is the baseline. It is measured first and last: their ratio, the drift, tells how far the
-machine's own noise reaches. A variant that is too near a limit of a budget for that noise is measured again.
+machine's own noise reaches. A variant that is too near a limit of a budget for that noise is measured again. How many
+times faster than the baseline a variant is, is measured apart, clip by clip in turn (`eval.turns`).
 """
 
 import json
@@ -17,13 +18,17 @@ import numpy as np
 import psutil
 from tqdm import tqdm
 
+from eval.audio import SAMPLE_RATE
 from eval.budget import candidates, noisy, run_for
 from eval.memory import capped
+from eval.runtimes.format import Format
 from eval.systems import System, systems
+from eval.turns import median, player, quotients
 from eval.utterances import read_utterances
 from recipes.devices import Setting, budgets, emulated, setting
 from recipes.errors import RunError, UserError, run_main
-from recipes.machine import ONE_BLAS_THREAD, machine
+from recipes.flow import checkpoint
+from recipes.machine import machine, threads_environment
 from recipes.schema import Recipe
 from recipes.stage import arguments, open_stage, write_json
 
@@ -58,13 +63,14 @@ def main() -> None:
         baseline = variants[0]["clip_ms"]["p50"]
         # 4. What is too near a limit is measured again.
         bench.settle({system.name: system for system in judged}, variants, runs, again / baseline)
-        # 5. Ratios to the baseline of the same run.
-        for row in variants:
-            row["speedup"] = baseline / row["clip_ms"]["p50"]
+        # 5. How many times faster each is than the baseline, both in turn.
+        for row, found in zip(variants, bench.speedups(judged), strict=True):
+            row |= {"speedup": found["value"], "speedup_interval": [found["low"], found["high"]]}
         result = {
             "baseline": judged[0].name, "threads": section.threads, "clips": len(clips), "runs": section.runs,
-            "fixed_tokens": section.tokens, "load_average": load_average, "cpu": machine()["cpu"],
-            "baseline_drift": again / baseline, "command": command, "variants": variants, "emulated": runs,
+            "turns": section.turns, "fixed_tokens": section.tokens, "load_average": load_average,
+            "cpu": machine()["cpu"], "baseline_drift": again / baseline, "command": command, "variants": variants,
+            "emulated": runs,
             "concurrency": [row for system in judged for row in bench.concurrency(system)],
         }  # fmt: skip
         write_json(work.folder / "latency.json", result)
@@ -77,9 +83,14 @@ def main() -> None:
 
 
 def chosen(recipe: Recipe, count: int) -> list[list[str]]:
-    """References to so many test recordings, evenly spaced; of train ones where there are no others."""
+    """References to so many test recordings, evenly spaced; of train ones where there are no others.
+
+    Each fits the student's window, so that all systems hear the whole of it at once.
+    """
+    window = Format.load(checkpoint(recipe), recipe.teacher.language, recipe.teacher.task).window_samples
     test = read_utterances(recipe.root / "corpus", "test") or read_utterances(recipe.root / "corpus", "train")
-    return [item.audio for item in test[:: max(1, len(test) // count)][:count]]
+    fit = [item.audio for item in test if item.seconds * SAMPLE_RATE <= window]
+    return fit[:: max(1, len(fit) // count)][:count]
 
 
 def exported(judged: Sequence[System]) -> list[System]:
@@ -104,7 +115,7 @@ class Bench:
     def __init__(self, recipe: Recipe, clips: Sequence[list[str]]):
         assert recipe.benchmark is not None
         self.recipe, self.section = recipe, recipe.benchmark
-        self.task = {
+        self.task: dict[str, Any] = {
             "clips": list(clips), "runs": self.section.runs, "warmup": self.section.warmup,
             "tokens": self.section.tokens, "language": recipe.teacher.language, "task": recipe.teacher.task,
         }  # fmt: skip
@@ -133,6 +144,23 @@ class Bench:
                     more = [self.measure(by_name[row["name"]], wanted) for _ in range(self.section.repeats)]
                     rows[index] = merge([row, *more])
 
+    def speedups(self, judged: Sequence[System]) -> list[dict[str, float]]:
+        """Of each system the baseline's time of a clip over its own, median with 95 % interval; the baseline first."""
+        baseline, *others = judged
+        found = [{"value": 1.0, "low": 1.0, "high": 1.0}]
+        with player(self.task_of(baseline, setting(self.recipe)), baseline.name) as first:
+            for system in tqdm(others, "in turn with the baseline", unit="variant"):
+                with player(self.task_of(system, setting(self.recipe)), system.name) as second:
+                    found.append(median(quotients(first, second, len(self.task["clips"]), self.section.turns)))
+        return found
+
+    def task_of(self, system: System, wanted: Setting) -> dict[str, Any]:
+        """What a measuring process is told of a system."""
+        return self.task | {
+            "folder": str(system.folder), "runtime": system.runtime, "precision": system.precision,
+            "threads": wanted.threads,
+        }  # fmt: skip
+
     def concurrency(self, system: System) -> list[dict[str, Any]]:
         """A row for each number of clients."""
         here = setting(self.recipe)
@@ -143,10 +171,7 @@ class Bench:
 
     def start(self, module: str, system: System, wanted: Setting, more: dict[str, Any]) -> dict[str, Any]:
         """What a measuring module finds of a system, in a process of its own; `more` goes into its task."""
-        task = self.task | more | {
-            "folder": str(system.folder), "runtime": system.runtime, "precision": system.precision,
-            "threads": wanted.threads,
-        }  # fmt: skip
+        task = self.task_of(system, wanted) | more
         return run_task([sys.executable, "-m", module], system.name, task, wanted)
 
 
@@ -155,10 +180,9 @@ def run_task(command: list[str], name: str, task: dict[str, Any], wanted: Settin
 
     Raises RunError where it failed otherwise.
     """
-    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(wanted.threads))
     process = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env=os.environ | threads | ONE_BLAS_THREAD,
+        env=threads_environment(wanted.threads),
     )  # fmt: skip
     with capped(process, wanted.memory_mb) as cap:
         said, errors = process.communicate(json.dumps(task))

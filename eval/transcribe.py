@@ -153,11 +153,11 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("audio", nargs="+", type=Path, help="audio files of any length, or folders of them")
     parser.add_argument(
         "--runtime", choices=RUNTIMES,
-        help="default: the first of onnx, openvino, tflite, mobile, ctranslate2 that the folder has in the precision "
-        "asked for, then torch, which starts slowest",
+        help=f"default: the first of {', '.join(RUNTIMES[1:])} that the folder has in the precision asked for, then "
+        "torch, which starts slowest",
     )  # fmt: skip
     parser.add_argument(
-        "--precision", choices=["fp32", "fp16", "int8"],
+        "--precision", choices=["fp32", "fp16", "int8", "w8a8", "w4a16"],
         help="default: the most exact one that the folder has for the runtime",
     )  # fmt: skip
     parser.add_argument(

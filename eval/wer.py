@@ -13,10 +13,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tqdm import tqdm
 
 from eval.conditions import Clip, Condition, alone, by_set, clean, long_form, noisy
-from eval.long_form import transcribe_long
+from eval.long_form import Mode, transcribe_long
 from eval.metrics import normalizer
 from eval.runtimes.format import Format
 from eval.runtimes.transcriber import Transcriber
@@ -97,32 +98,33 @@ class Listener:
             file = folder / f"hypotheses-{self.system.name}{'.' if condition.name else ''}{condition.name}.json"
             if not file.is_file():
                 label = f"eval {self.system.name} {condition.name}".strip()
-                write_json(
-                    file, self._long(condition, label) if condition.mode else self._short(condition.clips, label)
-                )
+                if (mode := condition.mode) is not None:
+                    said = [self._long(clip.read(), mode) for clip in tqdm(condition.clips, label, unit="recording")]
+                else:
+                    said = self._short(condition.clips, label)
+                write_json(file, said)
             found[condition.name] = json.loads(file.read_text())
         return found
 
     def _short(self, clips: Sequence[Clip], label: str) -> list[str]:
+        """Texts of the clips; a system with a shorter window than the teacher's reads what is beyond it in chunks."""
+        window = self.transcriber.format.window_samples
         order = sorted(range(len(clips)), key=lambda index: -clips[index].seconds)
         texts = [""] * len(clips)
         for start in tqdm(range(0, len(order), self.batch_size), label, unit="batch"):
             batch = order[start : start + self.batch_size]
-            samples = [clips[index].read() for index in batch]
-            said = self.transcriber.transcribe(samples, max_tokens=self.section.max_tokens)
-            for index, transcript in zip(batch, said, strict=True):
+            samples = {index: clips[index].read() for index in batch}
+            fit = {index: clip for index, clip in samples.items() if len(clip) <= window}
+            for index in samples.keys() - fit.keys():
+                texts[index] = self._long(samples[index], "chunked")
+            said = self.transcriber.transcribe(list(fit.values()), max_tokens=self.section.max_tokens) if fit else []
+            for index, transcript in zip(fit, said, strict=True):
                 texts[index] = transcript.text
         return texts
 
-    def _long(self, condition: Condition, label: str) -> list[str]:
-        assert condition.mode is not None
-        return [
-            transcribe_long(
-                self.transcriber, clip.read(), condition.mode, batch_size=self.batch_size,
-                max_tokens=self.section.max_tokens,
-            ).text
-            for clip in tqdm(condition.clips, label, unit="recording")
-        ]  # fmt: skip
+    def _long(self, samples: np.ndarray, mode: Mode) -> str:
+        max_tokens = self.section.max_tokens
+        return transcribe_long(self.transcriber, samples, mode, batch_size=self.batch_size, max_tokens=max_tokens).text
 
 
 def score(

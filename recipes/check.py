@@ -22,21 +22,23 @@ def estimate(recipe: Recipe) -> list[str]:
         f"recipe {recipe.name}: {' -> '.join(spec.name for spec in stages(recipe))}",
         f"folder {recipe.root}",
     ]
-    shape = teacher_shape(recipe.teacher.model)
+    shape = model_shape(recipe.teacher.model, "teacher.model")
     if shape is None:
         return [*lines, f"teacher {recipe.teacher.model}: of unknown shape until it is fetched; no estimates"]
+    source, key = recipe.student.source(recipe.teacher.model)
+    whole = model_shape(source, key) or shape
     for key in ("encoder_layers", "decoder_layers"):
-        kept, depth = getattr(recipe.student, key), getattr(shape, key)
+        kept, depth = getattr(recipe.student, key), getattr(whole, key)
         if kept is not None and kept > depth:
-            raise UserError(f"student.{key}: expected 1 to {depth}, the depth of {recipe.teacher.model}, found {kept}")
-    student = shape.cut(recipe.student.encoder_layers, recipe.student.decoder_layers)
+            raise UserError(f"student.{key}: expected 1 to {depth}, the depth of {source}, found {kept}")
+    student = whole.cut(recipe.student.encoder_layers, recipe.student.decoder_layers)
     lines += [_model_line("teacher", shape), _model_line("student", student)]
     if recipe.labels is not None and recipe.labels.source is None and recipe.labels.top_k:
         kept = 8 * recipe.labels.top_k * _TOKENS_PER_HOUR * (2 if recipe.labels.timestamps else 1)
         lines.append(f"disk    labels with {recipe.labels.top_k} logits a token {kept / 1e6:.0f} MB an hour of speech")
     for section in (recipe.train, recipe.heal):
         lines += _training_lines(section, shape, student) if section is not None else []
-    bytes_each = {"fp32": 4, "fp16": 2, "int8": 1}
+    bytes_each = {"fp32": 4, "fp16": 2, "int8": 1, "w8a8": 1, "w4a16": 0.5}
     sizes = ", ".join(
         f"{name} {student.parameters * bytes_each[precision] / 1e6:.0f} MB"
         for name, _, precision in recipe.export.artefacts
@@ -70,9 +72,9 @@ def _model_line(role: str, shape: Shape) -> str:
     )
 
 
-def teacher_shape(model: str) -> Shape | None:
+def model_shape(model: str, key: str) -> Shape | None:
     """The shape of a local folder or of a Hub id known to this table; None for another Hub id."""
-    if (folder := local_folder(model)) is None:
+    if (folder := local_folder(model, key)) is None:
         return HUB_SHAPES.get(model)
     try:
         return Shape.from_config(json.loads((folder / "config.json").read_text()))

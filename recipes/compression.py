@@ -10,11 +10,38 @@ PRESETS = {"acc": (0.99, 0.999), "balanced": (0.98, 0.99), "fast": (0.95, 0.97)}
 """Shares of the variance kept, of attention layers and of MLP layers."""
 
 
-class Prune(Section):
-    """Structured pruning: what is left is a narrower Whisper of the usual configuration."""
+class Window(Section):
+    """A shorter window: the encoder's later positions leave, and with them most of its work."""
 
-    ffn_width: int = Field(gt=0)
-    """Neurons kept in the feed-forward block of every encoder layer, the most important ones by calibration audio."""
+    seconds: int = Field(gt=0)
+    """Audio that the student takes in at a time, s; longer clips are read in parts, and not trained on."""
+
+
+class Vocabulary(Section):
+    """Fewer tokens: all that the labels use, single bytes for everything else, the window's own timestamps."""
+
+    tokens: int | None = Field(default=None, gt=0)
+    """Text tokens kept: beyond what the labels use, the most common ones spelled with the labels' characters; null
+    adds none."""
+
+
+class Prune(Section):
+    """Structured pruning: what is measured to matter least on training audio leaves, and the rest is whole."""
+
+    encoder_layers: int | None = Field(default=None, gt=0)
+    """Encoder layers kept, those that turn the stream of states the most; null keeps all."""
+    heads: int | None = Field(default=None, gt=0)
+    """Attention heads kept in each encoder layer; null keeps all."""
+    ffn_width: int | None = Field(default=None, gt=0)
+    """Neurons kept in the feed-forward block of each encoder layer; null keeps all."""
+    decoder_ffn_width: int | None = Field(default=None, gt=0)
+    """Neurons kept in the feed-forward block of each decoder layer, measured along the labels; null keeps all."""
+
+    @model_validator(mode="after")
+    def _does_something(self) -> Self:
+        if not self.model_dump(exclude_none=True):
+            raise ValueError(f"expected one of {', '.join(type(self).model_fields)}, found none")
+        return self
 
 
 class LowRank(Section):
@@ -41,8 +68,12 @@ class Compress(Section):
 
     clips: int = Field(default=100, gt=0)
     """Clips of training audio, evenly spread, that a method looks at."""
+    window: Window | None = None
+    """Shorten the window; null leaves it."""
+    vocabulary: Vocabulary | None = None
+    """Leave out tokens; null keeps them."""
     prune: Prune | None = None
-    """Take neurons out; null leaves them."""
+    """Take layers, heads and neurons out; null leaves them."""
     low_rank: LowRank | None = None
     """Factor linear layers of what is left; null leaves them."""
 

@@ -18,7 +18,7 @@ class Spec:
     """Recipe keys that make it stale when changed."""
     needs: tuple[str, ...] = ()
     """Earlier stages it reads."""
-    outside: tuple[Literal["teacher", "sources", "eval", "budget", "emulation", "beside"], ...] = ()
+    outside: tuple[Literal["teacher", "init", "sources", "eval", "budget", "emulation", "beside"], ...] = ()
     """Files from outside the run that make it stale when changed."""
 
 
@@ -35,7 +35,7 @@ FLOW = (
         ("teacher",),
     ),
     Spec("quality", "python -m data_prep.quality", ("quality",), ("labels",)),
-    Spec("student", "python -m distill.student", ("student", "teacher", "seed"), (), ("teacher",)),
+    Spec("student", "python -m distill.student", ("student", "teacher", "seed"), (), ("teacher", "init")),
     Spec(
         "train",
         "accelerate launch distill/train.py",
@@ -43,7 +43,7 @@ FLOW = (
         ("corpus", "labels", "quality", "student"),
         ("teacher",),
     ),
-    Spec("compress", "python -m distill.compress", ("compress",), ("corpus", "student", "train")),
+    Spec("compress", "python -m distill.compress", ("compress",), ("corpus", "labels", "quality", "student", "train")),
     Spec(
         "heal",
         "accelerate launch distill/train.py --stage heal",

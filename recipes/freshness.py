@@ -96,8 +96,9 @@ def fingerprints(recipe: Recipe, name: str) -> dict[str, str]:
 
 
 def _outside(recipe: Recipe, kind: str) -> list[Path]:
-    if kind == "teacher":
-        return [path] if (path := Path(recipe.teacher.model)).is_dir() else []
+    if kind in ("teacher", "init"):
+        model = recipe.student.source(recipe.teacher.model)[0] if kind == "init" else recipe.teacher.model
+        return [path] if (path := Path(model)).is_dir() else []
     if kind == "budget":
         return recipe.budget.devices if recipe.budget else []
     if kind == "beside":

@@ -20,6 +20,11 @@ student took 15.9 ms on two threads of two cores with ONNX Runtime and takes 8.5
 """
 
 
+def threads_environment(threads: int) -> dict[str, str]:
+    """This process's environment for one that measures with so many threads."""
+    return os.environ | dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads)) | ONE_BLAS_THREAD
+
+
 @cache
 def machine() -> dict[str, Any]:
     """CPU model, usable cores, memory in GB, platform, Python and package versions."""

@@ -7,7 +7,9 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from recipes.sources import Section
 
-Precision = Literal["fp32", "fp16", "int8"]
+Common = Literal["fp32", "fp16", "int8"]
+Precision = Literal[Common, "w8a8", "w4a16"]
+"""In bits of weights and activations the last two."""
 Normalizer = Literal["basic", "english", "none"]
 
 
@@ -79,12 +81,17 @@ class Quality(Section):
 class Student(Section):
     """What is cut from the teacher."""
 
-    init: Literal["teacher", "scratch"] = "teacher"
-    """`scratch` takes the teacher's shape and vocabulary alone, with random weights: how a teacher begins."""
+    init: Literal["teacher", "scratch"] | str = "teacher"
+    """What it is cut from: the teacher, or a finished student, a folder or Hub id of the teacher's family. `scratch`
+    takes the teacher's shape and vocabulary alone, with random weights: how a teacher begins."""
     decoder_layers: int = Field(gt=0)
     """Decoder layers kept, maximally spaced, first and last among them."""
     encoder_layers: int | None = Field(default=None, gt=0)
     """Encoder layers kept in the same way; null copies it whole. A cut one wants train.freeze_encoder: false."""
+
+    def source(self, teacher: str) -> tuple[str, str]:
+        """Folder or Hub id of the model that is cut, and the recipe's key that names it."""
+        return (teacher, "teacher.model") if self.init in ("teacher", "scratch") else (self.init, "student.init")
 
 
 class Parity(Section):
@@ -94,11 +101,11 @@ class Parity(Section):
     """Validation clips compared."""
     max_tokens: int | None = Field(default=None, gt=0)
     """Longest greedy text compared, in tokens; null for the model's own limit."""
-    min_psnr_db: dict[Precision, float] = {"fp32": 80.0, "fp16": 50.0, "int8": 15.0}
+    min_psnr_db: dict[Precision, float] = {"fp32": 80.0, "fp16": 50.0, "int8": 15.0, "w8a8": 15.0, "w4a16": 10.0}
     """Least peak signal-to-noise ratio of encoder states and logits, dB, by precision."""
-    min_equal_text: dict[Precision, float] = {"fp32": 1.0, "fp16": 0.9, "int8": 0.6}
+    min_equal_text: dict[Precision, float] = {"fp32": 1.0, "fp16": 0.9, "int8": 0.6, "w8a8": 0.6, "w4a16": 0.4}
     """Least share of clips with the same greedy text, by precision."""
-    max_wer_increase: dict[Precision, float] = {"fp32": 0.5, "fp16": 1.0, "int8": 3.0}
+    max_wer_increase: dict[Precision, float] = {"fp32": 0.5, "fp16": 1.0, "int8": 3.0, "w8a8": 3.0, "w4a16": 5.0}
     """Most WER above torch's on those of the clips that have a transcript, percentage points, by precision."""
 
     @field_validator("min_psnr_db", "min_equal_text", "max_wer_increase", mode="before")
@@ -114,25 +121,27 @@ SMOOTH_QUANT: tuple[float | None, ...] = (None, 0.35, 0.5, 0.65, 0.8)
 class Export(Section):
     """Files for devices."""
 
-    onnx: list[Precision] = ["fp32", "fp16", "int8"]
+    onnx: list[Common] = ["fp32", "fp16", "int8"]
     """ONNX precisions to write; like all others, each is checked against torch."""
-    openvino: list[Precision] = []
+    openvino: list[Common] = []
     """OpenVINO precisions, with a stateful decoder; int8 is calibrated by NNCF on training audio."""
     smooth_quant: list[Annotated[float, Field(ge=0, le=1)] | None] = Field(default=[*SMOOTH_QUANT], min_length=1)
     """Shares of SmoothQuant that OpenVINO's int8 encoder chooses among; null leaves it out."""
-    tflite: list[Precision] = []
+    tflite: list[Common] = []
     """LiteRT (TFLite) precisions, with a static cache; needs `pip install 'sottovoce[tflite]'`."""
     mobile: list[Literal["fp32"]] = []
     """The same graphs split for mobile NPUs: one head at a time, 1x1 convolutions, in LiteRT and ONNX."""
     ctranslate2: list[Literal["fp32", "int8"]] = []
     """CTranslate2 precisions, for faster-whisper."""
+    compressed_tensors: list[Literal["w8a8", "w4a16"]] = []
+    """Checkpoints rounded by GPTQ on training audio, for vLLM; needs `pip install 'sottovoce[int4]'`."""
     parity: Parity = Parity()
     """Tolerances; beyond them the stage fails."""
 
     @property
     def artefacts(self) -> list[tuple[str, str, Precision]]:
         """Name, runtime and precision of everything to write."""
-        runtimes = ("onnx", "openvino", "tflite", "mobile", "ctranslate2")
+        runtimes = ("onnx", "openvino", "tflite", "mobile", "ctranslate2", "compressed_tensors")
         return [
             (f"{runtime}-{precision}", runtime, precision)
             for runtime in runtimes
@@ -200,6 +209,8 @@ class Benchmark(Section):
     """Timed transcriptions at least; the clips are repeated as needed."""
     warmup: int = Field(default=20, ge=0)
     """Untimed transcriptions first."""
+    turns: int = Field(default=50, gt=0)
+    """Clips that a variant and the baseline transcribe in turn, for how many times faster it is."""
     tokens: int | None = Field(default=None, gt=0)
     """Decode exactly this many tokens a clip, for random weights; null stops at the end of text."""
     repeats: int = Field(default=2, ge=0)

@@ -5,20 +5,25 @@
 `compression.json` holds what each method did to each layer. The stage `heal` trains the result.
 """
 
+import tempfile
+from pathlib import Path
 from typing import Any
 
-from distill.calibration import Calibration
-from distill.compress import Method
+from data_prep.quality import kept_labels
+from distill.compress import Material, Method
 from distill.compress.low_rank import low_rank
 from distill.compress.prune import prune
-from distill.student import encoder_macs_m, parameters_m, save_model
+from distill.compress.vocabulary import trim
+from distill.compress.window import shorten
+from distill.student import copy_processors, encoder_macs_m, parameters_m, save_model
 from eval.runtimes.torch import load_model
 from eval.utterances import read_utterances
 from recipes.errors import UserError, run_main
 from recipes.flow import checkpoint
+from recipes.schema import Recipe
 from recipes.stage import arguments, open_stage, write_json
 
-METHODS: dict[str, Method] = {"prune": prune, "low_rank": low_rank}
+METHODS: dict[str, Method] = {"window": shorten, "vocabulary": trim, "prune": prune, "low_rank": low_rank}
 """By the name of their section."""
 
 
@@ -27,24 +32,32 @@ def main() -> None:
     recipe, command = arguments("compress")
     if (section := recipe.compress) is None:
         raise UserError("compress: the recipe has no such section; add `compress: {low_rank: {preset: balanced}}`")
-    with open_stage(recipe, "compress", command) as work:
-        # 1. The student as it was trained, and audio of the training split to look at its layers on.
+    with open_stage(recipe, "compress", command) as work, tempfile.TemporaryDirectory() as processors:
+        # 1. The student as it was trained, and what its layers and its tokenizer are looked at with.
         source = checkpoint(recipe, before="compress")
         student = load_model(source)
-        audio = [item.audio for item in read_utterances(recipe.root / "corpus", "train")]
-        calibration = Calibration.spread(audio, student.config, section.clips, "compress:")
+        copy_processors(source, Path(processors))
+        material = Material(*training_audio(recipe), section.clips, Path(processors))
         # 2. The methods, and what each left.
         steps: list[dict[str, Any]] = [_measured("student", student)]
         for name, options in section.methods:
-            student, layers = METHODS[name](student, options, calibration)
-            steps.append(_measured(name, student) | {"layers": layers})
+            student, layers = METHODS[name](student, options, material)
+            asked = options.model_dump(exclude_none=True)
+            steps.append(_measured(name, student) | {"options": asked, "layers": layers})
         # 3. A student like any other, which the trainer can heal and every exporter takes.
-        save_model(student, work.folder / "model", processors=source)
+        save_model(student, work.folder / "model", processors=Path(processors))
         write_json(work.folder / "compression.json", {"command": command, "steps": steps})
         work.finish(
-            counts={"calibration_clips": len(calibration)},
+            counts={"calibration_clips": len(material.calibration(student))},
             metrics={step["name"]: {key: step[key] for key in ("parameters_m", "encoder_macs_m")} for step in steps},
         )
+
+
+def training_audio(recipe: Recipe) -> tuple[list[list[str]], list[str | None]]:
+    """References and text of each training utterance: the label that quality kept, else the source's transcript."""
+    labels = {label.id: label.text for label in kept_labels(recipe.root)} if recipe.labels is not None else {}
+    found = read_utterances(recipe.root / "corpus", "train")
+    return [item.audio for item in found], [labels.get(item.id) or item.text for item in found]
 
 
 def _measured(name: str, model: Any) -> dict[str, Any]:

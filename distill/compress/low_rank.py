@@ -23,10 +23,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import WhisperForConditionalGeneration
 
-from distill.calibration import Calibration
-from distill.compress import observe
+from distill.compress import Material, observe
 from distill.student import rebuilt
-from eval.modeling_sottovoce import SottovoceForConditionalGeneration, pair
+from eval.modeling_sottovoce import KEYS, SottovoceForConditionalGeneration, pair
 from recipes.compression import LowRank
 
 ATTENTION, MLP = ("q_proj", "k_proj", "v_proj", "out_proj"), ("fc1", "fc2")
@@ -40,7 +39,7 @@ def pays(rank: int, layer: nn.Linear) -> bool:
 def low_rank(
     model: WhisperForConditionalGeneration,
     section: LowRank,
-    calibration: Calibration,
+    material: Material,
     worth: Callable[[int, nn.Linear], bool] = pays,
 ) -> tuple[WhisperForConditionalGeneration, dict[str, Any]]:
     """A copy of the model with pairs where they are worth it, and by layer the rank and the share of variance kept."""
@@ -51,7 +50,7 @@ def low_rank(
         if name.endswith(ATTENTION + MLP)
     }
     seen = {name: Covariance(min(layer.in_features, layer.out_features)) for name, layer in layers.items()}
-    observe(model, calibration, {name: partial(_narrower, seen[name]) for name in layers})
+    observe(model, material.calibration(model), {name: partial(_narrower, seen[name]) for name in layers})
     pairs, report = dict[str, nn.Sequential](), dict[str, Any]()
     for name, layer in layers.items():
         axes = principal_axes(layer, seen[name])
@@ -140,24 +139,34 @@ def with_pairs(
 ) -> SottovoceForConditionalGeneration:
     """A copy of the model with these pairs for its layers of their names."""
     config = copy.deepcopy(model.config)
-    config.low_rank = getattr(config, "low_rank", {}) | {name: new[0].out_features for name, new in pairs.items()}
+    config.low_rank = (getattr(config, "low_rank", None) or {}) | {
+        name: new[0].out_features for name, new in pairs.items()
+    }
     weights = {name: value for name, value in model.state_dict().items() if name.rpartition(".")[0] not in pairs}
     weights |= {f"{name}.{part}": value for name, new in pairs.items() for part, value in new.state_dict().items()}
     return rebuilt(model, SottovoceForConditionalGeneration(config), weights)
 
 
 def dense(model: WhisperForConditionalGeneration, runtime: str) -> WhisperForConditionalGeneration:
-    """A copy with every pair multiplied out, for a runtime that knows Whisper's layers alone; itself without any."""
+    """A copy in Whisper's own layers, for a runtime that knows no others; itself where it has no others.
+
+    Pairs are multiplied out, and heads that were pruned come back as zeros, which add nothing.
+    """
     if not isinstance(model, SottovoceForConditionalGeneration):
         return model
-    tqdm.write(f"{runtime}: low-rank pairs are multiplied out, as it has no layer for them; nothing is saved there")
-    config = copy.deepcopy(model.config)
-    ranks, weights = config.low_rank, model.state_dict()
-    del config.low_rank
-    for name in ranks:
+    tqdm.write(f"{runtime}: has Whisper's layers alone; low-rank pairs and pruned heads save nothing there")
+    config, weights = copy.deepcopy(model.config), model.state_dict()
+    for name in getattr(config, "low_rank", None) or {}:
         weights[f"{name}.weight"] = weights.pop(f"{name}.1.weight") @ weights.pop(f"{name}.0.weight")
         bias_O = weights.pop(f"{name}.1.bias")
         # Whisper's k_proj has none: it would move all scores of a query alike, which softmax undoes.
         if not name.endswith("k_proj"):
             weights[f"{name}.bias"] = bias_O
-    return rebuilt(model, WhisperForConditionalGeneration(config), weights)
+    for key in KEYS:
+        vars(config).pop(key, None)
+    whole = WhisperForConditionalGeneration(config)
+    for name, wanted in whole.state_dict().items():
+        if (have := weights[name]).shape != wanted.shape:
+            weights[name] = torch.zeros_like(wanted)
+            weights[name][tuple(map(slice, have.shape))] = have
+    return rebuilt(model, whole, weights)

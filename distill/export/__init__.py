@@ -23,6 +23,9 @@ class Student:
     """Training audio (`eval.audio` references an utterance), for quantisers that look at activations; never test."""
     smooth_quant: Sequence[float | None] = SMOOTH_QUANT
     """Shares of SmoothQuant that such a quantiser tries; None leaves it out."""
+    language: str | None = "en"
+    task: str = "transcribe"
+    """Language code and task of the text that a quantiser lets it write on that audio."""
 
 
 Exporter = Callable[[Student, Path, Sequence[Precision]], None]
@@ -61,10 +64,17 @@ def _ctranslate2(student: Student, folder: Path, precisions: Sequence[Precision]
     export_ctranslate2(student, folder, precisions)
 
 
+def _compressed_tensors(student: Student, folder: Path, precisions: Sequence[Precision]) -> None:
+    from distill.export.compressed_tensors_export import export_compressed_tensors
+
+    export_compressed_tensors(student, folder, precisions)
+
+
 EXPORTERS: dict[str, Exporter] = {
     "onnx": _onnx,
     "openvino": _openvino,
     "tflite": _tflite,
     "mobile": _mobile,
     "ctranslate2": _ctranslate2,
+    "compressed_tensors": _compressed_tensors,
 }

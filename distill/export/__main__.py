@@ -21,6 +21,9 @@ from recipes.schema import Recipe
 from recipes.sections import Export, Parity, Precision
 from recipes.stage import arguments, open_stage, write_json
 
+EXTRAS = {"mobile": "tflite", "compressed_tensors": "int4"}
+"""Of pyproject.toml, for those that are not named after their runtime."""
+
 
 def main() -> None:
     """Write every precision, compare each with torch, refuse what departs too far."""
@@ -31,7 +34,9 @@ def main() -> None:
         source, folder = checkpoint(recipe), work.folder / "model"
         write_layout(source, folder)
         train = [item.audio for item in read_utterances(recipe.root / "corpus", "train")]
-        student = Student(load_model(source), source, train, section.smooth_quant)
+        student = Student(
+            load_model(source), source, train, section.smooth_quant, recipe.teacher.language, recipe.teacher.task
+        )
         export(student, folder, section)
         # 2. Torch's own encoder states, logits and texts.
         transcriber = Transcriber(TorchRuntime(student.model), source, recipe.teacher.language, recipe.teacher.task)
@@ -68,7 +73,7 @@ def export(student: Student, folder: Path, section: Export) -> None:
         try:
             write(student, folder, precisions)
         except ModuleNotFoundError as error:
-            extra = "tflite" if runtime == "mobile" else runtime
+            extra = EXTRAS.get(runtime, runtime)
             raise UserError(
                 f"export.{runtime}: needs the package {error.name}, found none; pip install 'sottovoce[{extra}]'"
             ) from error

@@ -21,6 +21,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from eval.modeling_sottovoce import KEYS
 from recipes.errors import UserError
 from recipes.models import PROCESSOR_FILES
 from recipes.stage import write_json
@@ -46,9 +47,10 @@ def write_layout(source: Path, folder: Path) -> None:
             shutil.copyfile(source / name, folder / name)
         elif name in _DERIVED:
             write_json(folder / name, _DERIVED[name](checkpoint))
-    if (config := _read(source / "config.json")).get("low_rank"):
+    config = _read(source / "config.json")
+    if any(key in config for key in KEYS):
         # The graphs are whole; only weights in safetensors need a modelling file beside them.
-        plain = {key: value for key, value in config.items() if key not in ("low_rank", "auto_map")}
+        plain = {key: value for key, value in config.items() if key not in (*KEYS, "auto_map")}
         write_json(folder / "config.json", plain | {"architectures": ["WhisperForConditionalGeneration"]})
     if not (source / "merges.txt").is_file():
         (folder / "merges.txt").write_text("".join(f"{line}\n" for line in ("#version: 0.2", *checkpoint.merges)))

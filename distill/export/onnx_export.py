@@ -28,7 +28,7 @@ import warnings
 from collections.abc import Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -36,13 +36,12 @@ from transformers import WhisperForConditionalGeneration
 from transformers.models.whisper.modeling_whisper import WhisperAttention
 
 from distill.export.graphs import DecoderFirstGraph, DecoderWithPastGraph, EncoderGraph
+from recipes.sections import Precision
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import onnx
-
-Precision = Literal["fp32", "fp16", "int8"]
 
 SUFFIX: dict[Precision, str] = {"fp32": "", "fp16": "_fp16", "int8": "_quantized"}
 """Names of transformers.js: dtype fp32, fp16, q8."""
@@ -144,9 +143,10 @@ class _FusedEncoder(EncoderGraph):
     def attend(self, attention: WhisperAttention, x_BSD: Tensor) -> Tensor:
         """See `EncoderGraph.attend`; for tracing alone, in torch it gives no values."""
         projected = [project(x_BSD) for project in (attention.q_proj, attention.k_proj, attention.v_proj)]
+        inner = projected[0].shape  # of pruned heads narrower than the stream
         options = {"num_heads": attention.num_heads, "scale": float(attention.scaling)}
         mixed_BSD = torch.onnx.ops.symbolic(
-            "com.microsoft::MultiHeadAttention", projected, options, dtype=x_BSD.dtype, shape=x_BSD.shape, version=1
+            "com.microsoft::MultiHeadAttention", projected, options, dtype=x_BSD.dtype, shape=inner, version=1
         )
         return attention.out_proj(mixed_BSD)
 

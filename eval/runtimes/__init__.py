@@ -14,7 +14,7 @@ from recipes.errors import UserError
 if TYPE_CHECKING:
     from eval.runtimes.transcriber import Runtime
 
-RUNTIMES = ("torch", "onnx", "openvino", "tflite", "mobile", "ctranslate2")
+RUNTIMES = ("torch", "onnx", "openvino", "tflite", "mobile", "ctranslate2", "compressed_tensors")
 
 
 def open_runtime(runtime: str, folder: Path, precision: str, threads: int) -> "Runtime":

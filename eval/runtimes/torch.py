@@ -13,7 +13,7 @@ import transformers
 from safetensors import SafetensorError
 from transformers import BitsAndBytesConfig, EncoderDecoderCache, WhisperForConditionalGeneration
 
-from eval.modeling_sottovoce import SottovoceForConditionalGeneration
+from eval.modeling_sottovoce import KEYS, SottovoceForConditionalGeneration
 from eval.runtimes.format import Sizes
 from recipes.errors import UserError, one_line
 
@@ -32,9 +32,10 @@ def load(folder: Path, _precision: str, threads: int) -> "TorchRuntime":
 
 
 def model_class(folder: Path) -> type[WhisperForConditionalGeneration]:
-    """Whisper itself, or for a folder with low-rank pairs ours, whatever modelling file lies there: it is never run."""
+    """Whisper itself, or for a folder of a changed shape ours, whatever modelling file lies there: it is never run."""
     config = json.loads((folder / "config.json").read_text())
-    return SottovoceForConditionalGeneration if config.get("low_rank") else WhisperForConditionalGeneration
+    changed = any(config.get(key) for key in KEYS)
+    return SottovoceForConditionalGeneration if changed else WhisperForConditionalGeneration
 
 
 def load_model(folder: Path, dtype: torch.dtype = torch.float32) -> WhisperForConditionalGeneration:

@@ -75,14 +75,20 @@ def variants(
     return made | {str(path): load_model(path) for path in healed}
 
 
-def heard(model: WhisperForConditionalGeneration, folder: Path, test: Rows, batch: int = 16) -> Errors:
-    """Edits on every clip, texts normalised by Whisper's basic normaliser."""
+def said(model: WhisperForConditionalGeneration, folder: Path, test: Rows, batch: int = 16) -> list[str]:
+    """Text of every clip, normalised by Whisper's basic normaliser."""
     transcriber, normalize = Transcriber(TorchRuntime(model), folder, "en"), normalizer("basic", folder)
-    said: list[str] = []
+    texts: list[str] = []
     for start in tqdm(range(0, len(test), batch), "test", unit="batch"):
         samples = [read_audio(audio) for audio, _ in test[start : start + batch]]
-        said += [normalize(transcript.text) for transcript in transcriber.transcribe(samples)]
-    return count_errors([normalize(text) for _, text in test], said)
+        texts += [normalize(transcript.text) for transcript in transcriber.transcribe(samples)]
+    return texts
+
+
+def heard(model: WhisperForConditionalGeneration, folder: Path, test: Rows) -> Errors:
+    """Edits on every clip, texts normalised alike."""
+    normalize = normalizer("basic", folder)
+    return count_errors([normalize(text) for _, text in test], said(model, folder, test))
 
 
 def main() -> None:

@@ -2,80 +2,78 @@
 
     python -m tests.bench.noise_floor RECIPE [section.key=value ...]        one JSON line
 
-One export of a finished run is measured ten times by the benchmark's own processes, in turn with the same export made
-5 % slower: after each clip it computes on for a twentieth of the clip's time. Spread is the largest median over the
-least.
+One export of a finished run is measured ten times as the benchmark measures it, each time in turn with the same export
+made 5 % slower: after each clip it computes on for a twentieth of the clip's time. Spread is the largest median over
+the least; of the ten ratios one is as likely above as below 1, were the slower one no slower.
 """
 
 import json
 import sys
 import time
-from itertools import combinations
+from collections.abc import Sequence
+from math import comb
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from eval.benchmark import Bench, chosen
-from eval.latency import measure, without_sklearn
+from eval.latency import without_sklearn
 from eval.runtimes.transcriber import Transcriber
 from eval.systems import systems
+from eval.turns import median, player, quotients, serve
 from recipes.devices import setting
 from recipes.errors import run_main
 from recipes.stage import arguments
 
 TIMES, SLOWER = 10, 0.05
-MODULES = ("eval.latency", "tests.bench.noise_floor")
-"""The measuring process, as it is and slowed down (this module, reading a task)."""
 
 
 def main() -> None:
-    """Measure both in turn, compare their medians."""
+    """Measure the artefact by itself, and its ratio to the slower one, ten times each."""
     recipe, _ = arguments("benchmark")
     assert recipe.benchmark is not None
     (system,) = [system for system in systems(recipe) if system.name == "onnx-int8"]
-    bench = Bench(recipe, chosen(recipe, recipe.benchmark.clips))
-    found = {module: list[float]() for module in MODULES}
+    bench, wanted = Bench(recipe, clips := chosen(recipe, recipe.benchmark.clips)), setting(recipe)
+    task, alone, ratios = bench.task_of(system, wanted), list[float](), list[float]()
     for _ in tqdm(range(TIMES), "measuring"):
-        for module in MODULES:
-            row = bench.start(module, system, setting(recipe), {"details": False})
-            found[module].append(row["clip_ms"]["p50"])
-    plain, slow = (np.array(found[module]) for module in MODULES)
+        alone.append(bench.start("eval.latency", system, wanted, {"details": False})["clip_ms"]["p50"])
+        with player(task, "slowed", "tests.bench.noise_floor") as slower, player(task, system.name) as plain:
+            ratios.append(median(quotients(slower, plain, len(clips), recipe.benchmark.turns))["value"])
     print(json.dumps({
-        "bench": "noise_floor", "artefact": system.name, "times": TIMES, "clip_p50_ms": [round(x, 2) for x in plain],
-        "spread": round(float(plain.max() / plain.min()), 3),
-        "coefficient_of_variation": round(float(plain.std(ddof=1) / plain.mean()), 4),
-        "slowed_by": SLOWER, "slowed_ratio": round(float(np.median(slow) / np.median(plain)), 3),
-        "slowed_pairs_slower": int((slow > plain).sum()), "p": round(rank_sum(plain, slow), 6),
+        "bench": "noise_floor", "artefact": system.name, "times": TIMES, "threads": wanted.threads,
+        "clip_p50_ms": [round(x, 2) for x in alone], "spread": round(max(alone) / min(alone), 3),
+        "coefficient_of_variation": round(float(np.std(alone, ddof=1) / np.mean(alone)), 4),
+        "slowed_by": SLOWER, "slowed_ratios": [round(x, 4) for x in ratios],
+        "slowed_ratio": round(float(np.median(ratios)), 4),
+        "p": round(sign_test(sum(ratio > 1 for ratio in ratios), TIMES), 5),
     }))  # fmt: skip
 
 
-def rank_sum(plain: np.ndarray, slow: np.ndarray) -> float:
-    """One-sided p value of `slow` being no slower: the exact rank-sum test over all ways to split the ranks."""
-    ranks = np.concatenate([plain, slow]).argsort().argsort()
-    sums = np.array([sum(chosen) for chosen in combinations(range(len(ranks)), len(slow))])
-    return float((sums >= ranks[len(plain) :].sum()).mean())
+def sign_test(above: int, times: int) -> float:
+    """One-sided p value of so many of the ratios being above 1, were either side as likely."""
+    return sum(comb(times, more) for more in range(above, times + 1)) / 2**times
 
 
-def slowed(task: dict[str, Any]) -> dict[str, Any]:
-    """`eval.latency.measure` of a transcriber that works on for a share of each clip's time."""
-    decode = Transcriber.decode
+def slow_down() -> None:
+    """Make the transcriber of this process work on for a share of each clip's time."""
+    transcribe = Transcriber.transcribe
 
-    def slower(self: Transcriber, mel_BFT: np.ndarray, **options: Any) -> Any:
+    def slower(self: Transcriber, clips: Sequence[np.ndarray], **options: Any) -> Any:
         started = time.perf_counter()
-        result = decode(self, mel_BFT, **options)
+        result = transcribe(self, clips, **options)
         end = time.perf_counter() + SLOWER * (time.perf_counter() - started)
         while time.perf_counter() < end:
             pass
         return result
 
-    Transcriber.decode = slower  # type: ignore[method-assign]
-    return measure(task)
+    Transcriber.transcribe = slower  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 1:
-        without_sklearn()
-        print(json.dumps(slowed(json.load(sys.stdin))))
-    else:
+    if len(sys.argv) > 1:
         run_main(main)
+    else:
+        without_sklearn()
+        slow_down()
+        serve(json.loads(sys.stdin.readline()))

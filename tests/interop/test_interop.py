@@ -25,7 +25,7 @@ from distill.student import cut, save_model
 from eval.audio import SAMPLE_RATE, read_audio
 from eval.runtimes.torch import TorchRuntime, load_model
 from eval.runtimes.transcriber import Transcriber
-from recipes.sections import Precision
+from recipes.sections import Common
 from tests.conftest import ROOT, TEACHER
 
 SPEECH = Path(os.environ.get("SPEECH", ROOT.parent / "shared" / "speech"))
@@ -40,7 +40,7 @@ class Loader:
     script: str
     runtime: str | None
     """Exporter that writes its files; none where the script exports the checkpoint in its own environment."""
-    precisions: tuple[Precision, ...] = ("fp32", "int8")
+    precisions: tuple[Common, ...] = ("fp32", "int8")
     folder: str = "."
     """Inside the export; {precision} is filled in."""
     options: tuple[str, ...] = ()
@@ -53,9 +53,9 @@ class Loader:
 
 DTYPE = ("--dtype", "{precision}")
 LOADERS = {
-    "optimum": Loader("optimum", "optimum_clips.py", "onnx", get_args(Precision), options=DTYPE),
+    "optimum": Loader("optimum", "optimum_clips.py", "onnx", get_args(Common), options=DTYPE),
     "transformers.js": Loader(
-        "transformers-js", "transformers_js_clips.mjs", "onnx", get_args(Precision), options=DTYPE, program="node"
+        "transformers-js", "transformers_js_clips.mjs", "onnx", get_args(Common), options=DTYPE, program="node"
     ),
     "faster-whisper": Loader(
         "faster-whisper", "faster_whisper_clips.py", "ctranslate2", folder="ctranslate2-{precision}", vocabulary=51865
@@ -63,7 +63,7 @@ LOADERS = {
     "openvino-genai": Loader(
         "genai", "genai.py", "openvino", folder="openvino-{precision}", options=("--precision", "f32")
     ),
-    "litert": Loader("litert", "litert_clips.py", None, get_args(Precision), options=("--precision", "{precision}")),
+    "litert": Loader("litert", "litert_clips.py", None, get_args(Common), options=("--precision", "{precision}")),
 }
 CASES = [(name, precision) for name, loader in LOADERS.items() for precision in loader.precisions]
 
@@ -119,7 +119,7 @@ def export(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Callab
 
 @pytest.mark.parametrize(("name", "precision"), CASES, ids=lambda value: value)
 def test_a_loader_says_what_torch_says(
-    name: str, precision: Precision, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
+    name: str, precision: Common, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
 ) -> None:
     if not any("interop" in str(argument) for argument in request.config.args):
         pytest.skip("takes minutes; make interop")

@@ -23,7 +23,7 @@ export: {{onnx: [fp32, int8], parity: {{clips: 2, min_equal_text: {{int8: 0}}, m
 eval:
   {{normalizer: basic, bootstrap: 100, samples: 2, noise: {{snr_db: [5], utterances: 2, alone: 1}},
     long_form: {{joined_seconds: 8, recordings: 1}}}}
-benchmark: {{threads: 1, clips: 2, runs: 4, warmup: 1}}
+benchmark: {{threads: 1, clips: 2, runs: 4, warmup: 1, turns: 2}}
 budget: {{device: {folder}/device.yaml, required: false}}
 """
 

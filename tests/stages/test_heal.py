@@ -15,10 +15,13 @@ from eval.modeling_sottovoce import SottovoceForConditionalGeneration
 from eval.runtimes.torch import load_model
 from recipes.flow import checkpoint
 from recipes.schema import load
-from tests.conftest import ROOT
+from tests.conftest import ROOT, TEACHER
 from tests.stages.conftest import Run, sottovoce, write_recipe
 
-COMPRESS = "compress={clips: 8, prune: {ffn_width: 512}, low_rank: {preset: fast}}"
+COMPRESS = (
+    "compress={clips: 8, window: {seconds: 3}, vocabulary: {}, prune: {ffn_width: 512, decoder_ffn_width: 512}, "
+    "low_rank: {preset: fast}}"
+)
 HEAL = (
     "heal={steps: 30, batch_size: 8, learning_rate: 1e-3, warmup_steps: 2, eval_steps: 30, save_steps: 5, workers: 0}"
 )
@@ -51,9 +54,11 @@ def test_healing_lowers_the_loss_of_a_compressed_student(healed: Path) -> None:
     assert not torch.equal(after.get_submodule(name)[0].weight, before.get_submodule(name)[0].weight)
     steps = json.loads((root / "compress" / "compression.json").read_text())["steps"]
     sizes = [step["parameters_m"]["encoder"] for step in steps]
-    assert [step["name"] for step in steps] == ["student", "prune", "low_rank"]
+    assert [step["name"] for step in steps] == ["student", "window", "vocabulary", "prune", "low_rank"]
     assert sizes == sorted(sizes, reverse=True)
-    assert len(set(sizes)) == 3
+    assert len(set(sizes)) == 4  # the vocabulary is the decoder's
+    assert after.config.max_source_positions == 150
+    assert after.config.vocab_size == load_model(TEACHER).config.vocab_size - 170  # timestamps beyond 3 s
 
 
 def test_what_follows_takes_the_healed_student(healed: Path) -> None:
@@ -90,3 +95,22 @@ def test_killed_while_healing_it_goes_on_with_its_pairs(healed: Path, run: Run, 
     expected, found = weights(healed.parent / "runs"), weights(tmp_path / "runs")
     assert expected.keys() == found.keys()
     assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+def test_a_finished_student_is_cut_and_compressed_further(healed: Path, run: Run, tmp_path: Path) -> None:
+    shutil.copytree(healed.parent / "runs", tmp_path / "runs")
+    whole = healed.parent / "runs" / "small" / "heal" / "model"
+    further = [
+        "train=null", f"student={{init: {whole}, decoder_layers: 1}}", "compress={clips: 4, window: {seconds: 2}}",
+        HEAL.replace("steps: 30", "steps: 2"), f"runs={tmp_path / 'runs'}",
+    ]  # fmt: skip
+    done = run(*sottovoce("run", str(healed), "--until", "heal", *further))
+    assert done.returncode == 0, done.stderr
+    made, before = load_model(tmp_path / "runs" / "small" / "heal" / "model"), load_model(whole)
+    assert (made.config.decoder_layers, made.config.max_source_positions) == (1, 100)
+    assert (made.config.vocab_size, made.config.low_rank) == (before.config.vocab_size, before.config.low_rank)
+    record = json.loads((tmp_path / "runs" / "small" / "heal" / "stage.json").read_text())
+    assert record["counts"]["too_long"] > 0
+    missing = run(*sottovoce("run", str(healed), "train=null", "student={init: nowhere, decoder_layers: 1}"))
+    assert missing.returncode == 2
+    assert "student.init: expected a folder at nowhere" in missing.stderr

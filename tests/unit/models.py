@@ -4,7 +4,7 @@ B batch, F mel bins, T mel frames, S encoder positions, D width, L tokens, V voc
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -46,6 +46,25 @@ def random_mel(model: WhisperForConditionalGeneration, batch: int = 1) -> np.nda
     config = model.config
     shape = (batch, config.num_mel_bins, 2 * config.max_source_positions)
     return np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+
+
+class Noise:
+    """Stands where training material stands (`distill.compress.Material`): the same random clips in every pass."""
+
+    audio: ClassVar[list[list[str]]] = []
+    texts: ClassVar[list[str | None]] = ["one two three", "four, five!"]
+    processors = TEACHER
+
+    def __init__(self, model: WhisperForConditionalGeneration, clips: int = 2):
+        self.mels = [mel_FT[None] for mel_FT in random_mel(model, clips)]
+
+    def calibration(self, model: WhisperForConditionalGeneration) -> list[np.ndarray]:
+        frames = 2 * model.config.max_source_positions
+        return [mel_1FT[..., :frames] for mel_1FT in self.mels]
+
+    def tokens(self, model: WhisperForConditionalGeneration) -> list[list[int]]:
+        draw = np.random.default_rng(2)
+        return [draw.integers(0, model.config.vocab_size, 12).tolist() for _ in self.mels]
 
 
 def token_steps(model: WhisperForConditionalGeneration, batch: int, lengths: Sequence[int]) -> list[np.ndarray]:

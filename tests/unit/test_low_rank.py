@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -33,24 +32,11 @@ from recipes.compression import LowRank
 from recipes.errors import UserError
 from recipes.training import Lora
 from tests.conftest import TEACHER
-from tests.unit.models import demo_student, parity_db, random_mel
+from tests.unit.models import Noise, demo_student, parity_db, random_mel
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 ALL = LowRank(attention=1, mlp=1)
-
-
-class Noise:
-    """Stands where clips of audio stand: the same random log-mels in every pass."""
-
-    def __init__(self, model: WhisperForConditionalGeneration, clips: int = 2):
-        self.mels = [mel_FT[None] for mel_FT in random_mel(model, clips)]
-
-    def __len__(self) -> int:
-        return len(self.mels)
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        return iter(self.mels)
 
 
 def compressed(

@@ -47,7 +47,7 @@ def test_a_shortened_frozen_encoder_is_not_lent_to_the_teacher(batch: Batch) -> 
     assert len(teacher.model.model.encoder.layers) == 4
     mel_BFT = objective.mel(batch)
     with torch.no_grad():
-        heard_BSD = teacher.hear(mel_BFT, objective.encode(mel_BFT))
+        heard_BSD = objective.heard(batch, mel_BFT, objective.encode(mel_BFT))
         said = teacher(heard_BSD, batch.inputs_BL, batch.predicted)(slice(None))
         expected = whole(input_features=mel_BFT, decoder_input_ids=batch.inputs_BL).logits[batch.predicted]
     torch.testing.assert_close(said, expected, atol=1e-4, rtol=1e-4)

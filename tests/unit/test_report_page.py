@@ -64,6 +64,7 @@ def full() -> dict[str, Any]:
     ]  # fmt: skip
     variants = [
         {"name": name, "role": role, "size_mb": 5.0 * index + 3, "cold_s": 0.4, "rtf": 0.02, "speedup": 4.0 - index,
+         "speedup_interval": [3.9 - index, 4.1 - index],
          "peak_rss_mb": 120.0, "clip_ms": spread_ms(10.0 * (index + 1)), "mel_ms": spread_ms(1.0),
          "encoder_ms": spread_ms(4.0), "first_token_ms": spread_ms(6.0), "token_ms": None}
         for index, (name, role) in enumerate(roles.items())
@@ -92,7 +93,7 @@ def full() -> dict[str, Any]:
                      "systems": systems, "samples": [{"id": "an4/1", "set": "an4", "reference": "ONE <two>",
                                                       "texts": dict.fromkeys(roles, "one <script>alert(1)</script>")}]},
         "latency": {"baseline": "teacher-torch-fp32", "threads": 2, "clips": 5, "runs": 100, "fixed_tokens": None,
-                    "load_average": 0.2, "baseline_drift": 1.01, "command": "c", "variants": variants},
+                    "load_average": 0.2, "baseline_drift": 1.01, "turns": 50, "command": "c", "variants": variants},
         "parity": {"clips": 4, "command": "c", "artefacts": [
             {"name": "onnx-int8", "encoder": part, "logits": part, "equal_text": 0.97, "kept": True,
              "wer_increase": {"value": 0.4, "low": -1.0, "high": 1.9},
@@ -142,10 +143,10 @@ def test_compression_and_healing_are_shown() -> None:
     student = {"name": "student", "parameters_m": {"encoder": 2.0, "decoder": 1.3}, "encoder_macs_m": 878.4}
     layers = {"fc1": {"of": 192, "rank": 48, "replaced": True, "kept": 0.97},
               "fc2": {"of": 192, "rank": 192, "replaced": False, "kept": 1.0}}  # fmt: skip
-    small = student | {"name": "low_rank", "encoder_macs_m": 473.1, "layers": layers}
+    small = student | {"name": "low_rank", "encoder_macs_m": 473.1, "options": {"preset": "fast"}, "layers": layers}
     report |= {"compression": {"command": "c", "steps": [student, small]}, "healing": report["training"]}
     page = render(report, {})
-    assert "2 looked at<small>1 replaced, ranks 48 to 48</small>" in page
+    assert "preset fast<small>1 of 2 layers replaced, ranks 48 to 48</small>" in page
     assert "WER on validation audio during healing" in page
     assert page.count("<svg") == 8
 
