@@ -211,7 +211,8 @@ class Trainer:
         kept = self.kept_student()
         result = self.validation(self.objective, kept, self.accelerator, self.section.batch_size)
         self._log(step, validation_loss=result["loss"], validation_wer=result["wer"])
-        if not self.best or (result["wer"], result["loss"]) < (self.best["wer"], self.best["loss"]):
+        first, then = ("wer", "loss") if self.section.select == "wer" else ("loss", "wer")
+        if not self.best or (result[first], result[then]) < (self.best[first], self.best[then]):
             self.best = {"step": step, **result}
             if self.accelerator.is_main_process:
                 save_model(optimization.merged(kept), self.work.folder / "model", processors=self.folder)

@@ -98,7 +98,9 @@ class Train(Section):
     compile: bool = False
     """Compile encoder and decoder with torch.compile."""
     eval_steps: int = Field(default=100, gt=0)
-    """Steps between validations; the best validation WER (then loss) is kept."""
+    """Steps between validations; the best student is kept."""
+    select: Literal["wer", "loss"] = "wer"
+    """Validation figure by which it is the best; `loss` where WER is noise, as on labels the student cannot follow."""
     save_steps: int = Field(default=100, gt=0)
     """Steps between checkpoints, from which a killed run goes on."""
     validation_utterances: int = Field(default=128, gt=0)

@@ -146,8 +146,8 @@ def test_stopped_at_any_moment_the_weights_are_those_of_an_uninterrupted_run(
     "overrides",
     [
         ["train.lora={rank: 4}", "train.learning_rate=1e-2"],
-        ["train.optimizer=adamw_8bit", "train.ema_decay=0.5", "train.schedule=cosine"],
-        ["train.teacher=live", "train.quantize_teacher=8", "train.freeze_encoder=false"],
+        ["train.optimizer=adamw_8bit", "train.ema_decay=0.5", "train.schedule=cosine", "train.eval_steps=4"],
+        ["train.teacher=live", "train.quantize_teacher=8", "train.freeze_encoder=false", "train.select=loss"],
         ["train.kl_weight=0", "train.precision=bf16", "train.timestamps=0.5", "train.previous_text=0.5"],
     ],
 )
@@ -164,6 +164,10 @@ def test_the_variants_learn_and_leave_a_plain_student(
     assert any(not one.equal(other) for one, other in zip(student.parameters(), before.parameters(), strict=True))
     encoders = zip(student.model.encoder.parameters(), before.model.encoder.parameters(), strict=True)
     assert all(one.equal(other) for one, other in encoders) != ("train.freeze_encoder=false" in overrides)
+    figures = ("loss", "wer") if "train.select=loss" in overrides else ("wer", "loss")
+    validated = zip(*(losses(tmp_path / "a", f"validation_{figure}") for figure in figures), strict=True)
+    best = json.loads((tmp_path / "a" / "runs" / "small" / "train" / "stage.json").read_text())["metrics"]["best"]
+    assert tuple(best[figure] for figure in figures) == min(validated)
 
 
 def test_augmented_audio_trains(labelled: Path, run: Run, tmp_path: Path) -> None:

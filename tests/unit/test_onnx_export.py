@@ -19,6 +19,7 @@ from transformers import WhisperForConditionalGeneration
 from distill.export import onnx_export
 from distill.export.graphs import DecoderFirstGraph, DecoderWithPastGraph, EncoderGraph
 from distill.export.onnx_export import SUFFIX, export_onnx
+from distill.export.onnx_quantize import quantize_rows
 from eval.runtimes import open_runtime
 from eval.runtimes.onnx import OnnxRuntime
 from recipes.errors import UserError
@@ -182,6 +183,26 @@ def test_every_weight_is_stored_once(exported: Exported, precision: str) -> None
     parameters = sum(parameter.numel() for parameter in exported.model.model.decoder.parameters())
     overhead = 1.2 if precision == "int8" else 1.05
     assert sum(np.prod(tensor.dims) for tensor in decoder.graph.initializer) < overhead * parameters
+
+
+@pytest.mark.parametrize(("precision", "kind"), [("fp16", onnx.TensorProto.FLOAT16), ("int8", onnx.TensorProto.INT8)])
+def test_no_matrix_is_stored_wider_than_its_precision(exported: Exported, precision: str, kind: int) -> None:
+    for file in exported.files[precision]:
+        stored = onnx.load(file).graph.initializer
+        # Scales of int8 rows have axes of one, the empty cache of a first step has no values.
+        matrices = [t for t in stored if len(t.dims) > 1 and np.prod(t.dims) > max(t.dims)]
+        assert {t.data_type for t in matrices} == {kind}
+
+
+@settings(deadline=None)
+@given(rows=st.integers(1, 5), columns=st.integers(1, 9), magnitude=st.floats(1e-3, 1e3), seed=st.integers(0, 99))
+def test_int8_rows_are_within_half_a_step(rows: int, columns: int, magnitude: float, seed: int) -> None:
+    weight = magnitude * np.random.default_rng(seed).standard_normal((rows, columns, 3)).astype(np.float32)
+    weight[0] = 0  # a row of zeros has no scale of its own
+    values, scale = quantize_rows(weight)
+    assert values.dtype == np.int8
+    assert scale.shape == (rows, 1, 1)
+    assert (np.abs(values * scale - weight) <= 0.501 * scale).all()
 
 
 def test_optimums_placeholder_of_length_one_is_ignored_by_the_first_step(exported: Exported) -> None:
