@@ -64,7 +64,7 @@ types: setup
 
 check: lint types test ## lint, types, tests
 
-bench: setup ## one JSON line a benchmark: the demo's exports, labelling, training, compression, exports of true size
+bench: setup $(INTEROP)/int4/.installed ## one JSON line a benchmark: the demo's exports, labelling, training, compression, true sizes
 	$(BIN)/sottovoce run recipes/demo/recipe.yaml --from benchmark --until benchmark
 	@$(BIN)/python -m eval.bench recipes/demo/recipe.yaml
 	@$(BIN)/python -m tests.bench.label $(SPEECH) $(VOCABULARY)
@@ -72,6 +72,7 @@ bench: setup ## one JSON line a benchmark: the demo's exports, labelling, traini
 	@$(BIN)/python -m tests.bench.compress $(SPEECH)
 	@$(BIN)/python -m tests.bench.ranks $(SPEECH) $(VOCABULARY)
 	@$(BIN)/python -m tests.bench.winograd $(SPEECH) $(VOCABULARY)
+	@$(INTEROP)/int4/bin/python -m tests.bench.weights $(SPEECH)
 	@for shape in tiny base small; do \
 	  $(BIN)/python -m distill.shapes $$shape $(VOCABULARY) runs/shapes/$$shape && export SHAPE=$$shape && \
 	  $(BIN)/sottovoce run recipes/true-shape --from benchmark && $(BIN)/python -m eval.bench recipes/true-shape || exit; \
