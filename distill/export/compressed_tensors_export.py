@@ -41,7 +41,12 @@ from recipes.stage import write_json
 
 CLIPS = 128
 GROUPS = (128, 64, 32)
-"""Inputs that may share a scale: what vLLM's kernels for 4 bits (Marlin) know."""
+"""Inputs that may share a scale: what vLLM's kernels for 4 bits (Marlin) know.
+
+The larger, the smaller the file, and the alnum teacher's WER on AN4 test does not tell them apart: 32, 64 and 192
+inputs 31.1, 31.7 and 30.5 % in 3.13, 3.00 and 2.91 MB, every interval of the difference to the original (31.4 %, 9.04
+MB in 16 bits) with zero in it.
+"""
 HEAD = "proj_out"
 
 
