@@ -1,0 +1,109 @@
+"""What a trimmed vocabulary saves of a true-size student: its file, and the time of a decoder step.
+
+    python -m tests.bench.vocabulary SPEECH VOCABULARY [--shape tiny] [--tokens 8000]        one JSON line
+
+Two decoder layers and random weights. Kept are the tokens of all transcripts outside of test splits and the most common
+others; `spelled` is the share of all transcripts, tests and all, that come back as they were.
+Steps of one token take turns in ONNX Runtime, after a prompt of four, so that the machine's other work falls on both.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from distill.compress import Material
+from distill.compress.vocabulary import trim
+from distill.export.onnx_export import export_onnx
+from distill.shapes import random_model
+from distill.student import copy_processors, cut, parameters_m
+from eval.runtimes.format import load_tokenizer
+from eval.runtimes.onnx import OnnxRuntime
+from eval.runtimes.torch import load_model
+from recipes.compression import Vocabulary
+from recipes.sections import Precision
+from recipes.shapes import SHAPES
+
+PRECISIONS: tuple[Precision, ...] = ("fp32", "int8")
+WARM_UP, CACHED = 5, 40
+"""Steps not counted, and steps after which the cache is begun again."""
+
+
+def transcripts(folder: Path, without: str = "") -> list[str]:
+    """Of every utterance below the folder that has one, splits `without` left out."""
+    files = [file for file in sorted(folder.rglob("metadata.jsonl")) if file.parent.name != without]
+    rows = [json.loads(line) for file in files for line in file.open()]
+    return [row["text"] for row in rows if row.get("text")]
+
+
+def spelled(folder: Path, texts: list[str]) -> float:
+    """Share of the texts that the folder's tokenizer writes and reads without loss."""
+    tokenizer = load_tokenizer(folder)
+    back = [tokenizer.decode(tokenizer.encode(text, add_special_tokens=False).ids) for text in texts]
+    return float(np.mean([one == other for one, other in zip(texts, back, strict=True)]))
+
+
+def step_ms(runtimes: dict[tuple[str, Precision], OnnxRuntime], mel_BFT: np.ndarray, runs: int) -> dict[Any, float]:
+    """Median of a step of one token by runtime, in turn."""
+    spent: dict[Any, list[float]] = {key: [] for key in runtimes}
+    states: dict[Any, Any] = {}
+    for run in tqdm(range(-WARM_UP, runs), "steps"):
+        for key, runtime in runtimes.items():
+            if (run + WARM_UP) % CACHED == 0:
+                _, states[key] = runtime.step(np.array([[1, 2, 3, 4]]), runtime.encode(mel_BFT))
+            started = time.perf_counter()
+            _, states[key] = runtime.step(np.array([[5]]), states[key])
+            if run >= 0:
+                spent[key].append(1e3 * (time.perf_counter() - started))
+    return {key: float(np.median(times)) for key, times in spent.items()}
+
+
+def main() -> None:
+    """The whole vocabulary beside the trimmed one."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("speech", type=Path)
+    parser.add_argument("vocabulary", type=Path)
+    parser.add_argument("--shape", choices=SHAPES, default="tiny")
+    parser.add_argument("--tokens", type=int, default=8000)
+    parser.add_argument("--runs", type=int, default=200)
+    parser.add_argument("--threads", type=int, default=1)
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    learnt = transcripts(given.speech, without="test")
+    rows = dict[str, Any]()
+    with tempfile.TemporaryDirectory() as place:
+        random_model(SHAPES[given.shape], given.vocabulary, Path(place) / "teacher")
+        teacher = load_model(Path(place) / "teacher")
+        whole = cut(teacher, list(range(teacher.config.encoder_layers)), [0, teacher.config.decoder_layers - 1])
+        (trimmed := Path(place) / "trimmed").mkdir()
+        copy_processors(given.vocabulary, trimmed)
+        small, _ = trim(whole, Vocabulary(tokens=given.tokens), Material([], learnt, 1, trimmed))
+        models, runtimes = {"whole": whole, "trimmed": small}, dict[tuple[str, Precision], OnnxRuntime]()
+        sizes = dict[tuple[str, Precision], float]()
+        for name, model in models.items():
+            files = export_onnx(model, folder := Path(place) / f"onnx-{name}", PRECISIONS)
+            runtimes |= {(name, each): OnnxRuntime(folder, each, given.threads) for each in PRECISIONS}
+            sizes |= {(name, each): sum(file.stat().st_size for file in files[each]) / 1e6 for each in PRECISIONS}
+        mel_BFT = np.zeros((1, whole.config.num_mel_bins, 2 * whole.config.max_source_positions), dtype=np.float32)
+        times, share = step_ms(runtimes, mel_BFT, given.runs), spelled(trimmed, transcripts(given.speech))
+    for name, model in models.items():
+        rows[name] = {
+            "tokens": model.config.vocab_size, "decoder_m": parameters_m(model)["decoder"],
+            "size_mb": {each: round(sizes[name, each], 2) for each in PRECISIONS},
+            "step_p50_ms": {each: round(times[name, each], 3) for each in PRECISIONS},
+            "step_ratio": {each: round(times[name, each] / times["whole", each], 3) for each in PRECISIONS},
+        }  # fmt: skip
+    print(json.dumps({
+        "bench": "vocabulary", "shape": given.shape, "rows": rows, "spelled": share, "runs": given.runs,
+        "threads": given.threads,
+    }))  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
