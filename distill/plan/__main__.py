@@ -1,0 +1,182 @@
+"""`sottovoce plan`: the largest students that fit a device, found before any training.
+
+    sottovoce plan --budget recipes/budgets/laptop.yaml --teacher tiny --write recipes/mine/recipe.yaml
+
+Eight shapes of the teacher's width are built with random weights, exported and timed here; cost models fitted to them
+predict all others. The largest that is predicted to pass is built and timed too before a recipe is written for it.
+What no plan can know is the WER: training, and the report's verdict, tell that.
+"""
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from distill.plan.choice import Option, judged, largest, nearest, options
+from distill.plan.costs import LIMITED, Costs, errors
+from distill.plan.measuring import Artefact, Measuring
+from distill.plan.space import Candidate, Space, Teacher
+from distill.plan.writing import refuse_existing, write_recipe
+from eval.budget import emulation
+from recipes.devices import DeviceBudget, load_budget
+from recipes.errors import BudgetMissed, UserError, run_main
+from recipes.machine import machine
+from recipes.sections import Export
+
+TRIES = 5
+"""Students timed to find one that passes as predicted."""
+
+
+def main() -> None:
+    """Measure, fit, choose, measure the chosen one, write."""
+    given = _arguments()
+    if given.write:
+        refuse_existing(given.write)
+    budget, teacher = load_budget(given.budget), Teacher.find(given.teacher, given.vocabulary)
+    space = _space(given, teacher)
+    threads = min(budget.threads or 2, len(os.sched_getaffinity(0)))
+    measuring = Measuring(
+        teacher, given.cache, threads, given.seconds, given.tokens or round(4 * given.seconds), given.runs,
+        given.language,
+    )  # fmt: skip
+    factor, words = _here(budget, threads)
+    # 1. A few shapes measured, a cost model fitted to each artefact.
+    points = measuring.points(space.design(), given.artefacts)
+    fitted = {
+        each: (Costs.fit(found, measuring.tokens), errors(found, measuring.tokens)) for each, found in points.items()
+    }
+    print(
+        f"{words}A clip is {given.seconds:g} s and {measuring.tokens} tokens. Shapes the cost models had not seen they "
+        "missed by (root mean square): " + "; ".join(_misses(name, said) for name, (_, said) in fitted.items()) + "."
+    )
+    # 2. All others predicted; the largest that pass.
+    found = options(budget, teacher, space.candidates(), fitted, factor)
+    if not (passing := largest(found)):
+        raise BudgetMissed(
+            f"budget {budget.name}: no student of {teacher.model} passes; nearest: {line(nearest(found))}"
+        )
+    print(table(passing[: given.rows]))
+    # 3. The largest is measured itself, then the next, until one passes as predicted.
+    chosen = confirmed(budget, passing, measuring, factor)
+    comment = f"Planned for {budget.name}, random weights measured on {machine()['cpu']}: {line(chosen)}"
+    print(f"measured: {line(chosen)}\nWER cannot be planned: train, then read the verdict")
+    if given.write:
+        for said in write_recipe(
+            given.write, chosen, teacher, given.budget, threads=threads, language=given.language, audio=given.audio,
+            comment=comment,
+        ):  # fmt: skip
+            print(said)
+        print(f"recipe: {given.write}")
+
+
+def confirmed(budget: DeviceBudget, passing: Sequence[Option], measuring: Measuring, factor: float) -> Option:
+    """The first that passes when measured; BudgetMissed where none of the first few does."""
+    for option in passing[:TRIES]:
+        ((shape, figures),) = measuring.points([option.candidate], [option.artefact])[option.artefact]
+        measured = judged(budget, option.candidate, shape, option.artefact, figures, {}, factor)
+        if measured.kept:
+            return measured
+        print(f"predicted to pass, but measured: {line(measured)}")
+    raise BudgetMissed(
+        f"budget {budget.name}: none of the {len(passing[:TRIES])} largest passed when measured; is the machine busy? "
+        "Run it again on a quiet one, with another --cache"
+    )
+
+
+def table(found: Sequence[Option]) -> str:
+    """Aligned text, a line a student: its shape, and each limited figure with what is left of its limit."""
+    return "\n".join(["the largest that are predicted to pass, with what they leave of each limit:", *map(line, found)])
+
+
+def line(option: Option) -> str:
+    """One student."""
+    candidate, (runtime, precision) = option.candidate, option.artefact
+    figures = ", ".join(
+        f"{row['limit']} {row['measured']:.3g} {row['unit']}".rstrip()
+        + f" ({100 * (1 - row['measured'] / row['allowed']):+.0f} %)"
+        for row in option.verdict["rows"]
+    )
+    tokens = "all" if candidate.tokens is None else candidate.tokens
+    return (
+        f"{candidate.encoder_layers:>2} encoder, {candidate.decoder_layers:>2} decoder layers, "
+        f"{candidate.seconds:>2} s, {tokens} tokens, {runtime} {precision}: {option.shape.parameters / 1e6:.1f} M, "
+        f"{figures}"
+    )
+
+
+def _misses(artefact: Artefact, said: dict[str, float]) -> str:
+    names = dict(zip(LIMITED, ("clip p95", "real-time factor", "memory", "size"), strict=True))
+    return " ".join(artefact) + " " + ", ".join(f"{names[key]} {100 * said[key]:.0f} %" for key in LIMITED)
+
+
+def _here(budget: DeviceBudget, threads: int) -> tuple[float, str]:
+    """Times here to times there, and in words how this machine stands for the device."""
+    run = {"devices": [budget.name], "threads": threads, "memory_mb": budget.memory_mb}
+    said = emulation(budget, {"threads": threads, "cpu": machine()["cpu"], "emulated": [run]})
+    return (said["factor"] or 1.0, f"{said['text']} ") if said else (1.0, "")
+
+
+def _space(given: argparse.Namespace, teacher: Teacher) -> Space:
+    """What may be planned; the user's own values in place of a teacher's."""
+    if not 0 < given.seconds <= teacher.seconds:
+        raise UserError(f"--seconds: expected at most {teacher.seconds}, the teacher's window, found {given.seconds:g}")
+    space = Space.of(teacher, given.seconds)
+    whole = Candidate(teacher.shape.encoder_layers, teacher.shape.decoder_layers, teacher.seconds, teacher.text_tokens)
+    for option, most in (("encoder_layers", whole.encoder_layers), ("decoder_layers", whole.decoder_layers),
+                         ("windows", whole.seconds), ("vocabularies", whole.tokens or 0)):  # fmt: skip
+        if wrong := [each for each in getattr(given, option) or [] if not 1 <= each <= most]:
+            raise UserError(f"--{option.replace('_', '-')}: expected 1 to {most}, the teacher's, found {wrong[0]}")
+    tokens = given.vocabularies and [None if each == whole.tokens else each for each in sorted(given.vocabularies)]
+    return Space(
+        sorted(given.encoder_layers or space.encoder_layers), sorted(given.decoder_layers or space.decoder_layers),
+        sorted(given.windows or space.seconds), tokens or space.tokens,
+    )  # fmt: skip
+
+
+def _artefact(text: str) -> Artefact:
+    known = [name for name, *_ in _every().artefacts]
+    if text not in known:
+        raise argparse.ArgumentTypeError(f"expected one of {', '.join(known)}, found {text}")
+    runtime, precision = text.split("-")
+    return runtime, precision
+
+
+def _every() -> Export:
+    return Export(
+        onnx=["fp32", "fp16", "int8"], openvino=["fp32", "fp16", "int8"], tflite=["fp32", "fp16", "int8"],
+        mobile=["fp32"], ctranslate2=["fp32", "int8"],
+    )  # fmt: skip
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="sottovoce plan", description="The largest students that fit a budget, before any training."
+    )
+    add = parser.add_argument
+    add("--budget", type=Path, required=True, help="budget file, such as recipes/budgets/laptop.yaml")
+    add("--teacher", required=True, help="tiny, base, small, medium, large-v3, ... or a folder in Whisper format")
+    add("--vocabulary", type=Path, help="folder of a named shape's tokenizer; default $VOCABULARY")
+    add("--write", type=Path, help="recipe to write, such as recipes/mine/recipe.yaml")
+    add(
+        "--audio",
+        type=Path,
+        nargs="+",
+        default=[],
+        help="folders of audio for the recipe; default the demo's sentences",
+    )
+    add("--language", default="en", help="code of the audio's language")
+    add("--artefacts", type=_artefact, nargs="+", default=[("onnx", "int8"), ("openvino", "int8")],
+        help="runtime-precision; default onnx-int8 openvino-int8")  # fmt: skip
+    add("--seconds", type=float, default=5.0, help="length of a clip; no shorter window is planned")
+    add("--tokens", type=int, help="tokens of a clip; default 4 a second, English in Whisper's vocabulary")
+    for option, text in (("--encoder-layers", "depths"), ("--decoder-layers", "depths"), ("--windows", "seconds"),
+                         ("--vocabularies", "text tokens")):  # fmt: skip
+        add(option, type=int, nargs="+", help=f"{text} to plan with")
+    add("--runs", type=int, default=15, help="timed clips of each shape")
+    add("--rows", type=int, default=10, help="students shown")
+    add("--cache", type=Path, default=Path("runs/plan"), help="folder of what was measured")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    run_main(main)
