@@ -12,16 +12,17 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from distill.plan.building import Artefact
 from distill.plan.choice import Option, judged, largest, nearest, options
 from distill.plan.costs import LIMITED, Costs, errors
-from distill.plan.measuring import Artefact, Measuring
+from distill.plan.measuring import Measuring
 from distill.plan.space import Candidate, Space, Teacher
 from distill.plan.writing import refuse_existing, write_recipe
 from eval.budget import emulation
 from recipes.devices import DeviceBudget, load_budget
 from recipes.errors import BudgetMissed, UserError, run_main
 from recipes.machine import machine
-from recipes.sections import Export
+from recipes.sections import Common, Export
 
 TRIES = 5
 """Students timed to find one that passes as predicted."""
@@ -32,7 +33,8 @@ def main() -> None:
     given = _arguments()
     if given.write:
         refuse_existing(given.write)
-    budget, teacher = load_budget(given.budget), Teacher.find(given.teacher, given.vocabulary)
+    budget, artefacts = load_budget(given.budget), _artefacts(given.artefacts)
+    teacher = Teacher.find(given.teacher, given.vocabulary)
     space = _space(given, teacher)
     threads = min(budget.threads or 2, len(os.sched_getaffinity(0)))
     measuring = Measuring(
@@ -41,7 +43,7 @@ def main() -> None:
     )  # fmt: skip
     factor, words = _here(budget, threads)
     # 1. A few shapes measured, a cost model fitted to each artefact.
-    points = measuring.points(space.design(), given.artefacts)
+    points = measuring.points(space.design(), artefacts)
     fitted = {
         each: (Costs.fit(found, measuring.tokens), errors(found, measuring.tokens)) for each, found in points.items()
     }
@@ -55,15 +57,15 @@ def main() -> None:
         raise BudgetMissed(
             f"budget {budget.name}: no student of {teacher.model} passes; nearest: {line(nearest(found))}"
         )
+    print("Largest that are predicted to pass, with what each leaves of a limit:")
     print(table(passing[: given.rows]))
     # 3. The largest is measured itself, then the next, until one passes as predicted.
     chosen = confirmed(budget, passing, measuring, factor)
-    comment = f"Planned for {budget.name}, random weights measured on {machine()['cpu']}: {line(chosen)}"
-    print(f"measured: {line(chosen)}\nWER cannot be planned: train, then read the verdict")
+    print(f"Measured:\n{table([chosen])}\nWER cannot be planned: train, then read the verdict.")
     if given.write:
         for said in write_recipe(
             given.write, chosen, teacher, given.budget, threads=threads, language=given.language, audio=given.audio,
-            comment=comment,
+            comment=f"Planned for {budget.name}; random weights, measured on {machine()['cpu']}:\n{table([chosen])}",
         ):  # fmt: skip
             print(said)
         print(f"recipe: {given.write}")
@@ -76,7 +78,7 @@ def confirmed(budget: DeviceBudget, passing: Sequence[Option], measuring: Measur
         measured = judged(budget, option.candidate, shape, option.artefact, figures, {}, factor)
         if measured.kept:
             return measured
-        print(f"predicted to pass, but measured: {line(measured)}")
+        print(f"Predicted to pass, but measured:\n{table([measured])}")
     raise BudgetMissed(
         f"budget {budget.name}: none of the {len(passing[:TRIES])} largest passed when measured; is the machine busy? "
         "Run it again on a quiet one, with another --cache"
@@ -84,24 +86,37 @@ def confirmed(budget: DeviceBudget, passing: Sequence[Option], measuring: Measur
 
 
 def table(found: Sequence[Option]) -> str:
-    """Aligned text, a line a student: its shape, and each limited figure with what is left of its limit."""
-    return "\n".join(["the largest that are predicted to pass, with what they leave of each limit:", *map(line, found)])
+    """Aligned text, a student a line: its shape, and each limited figure with what it leaves of its limit."""
+    limits = [f"{row['limit']:>24}" for row in found[0].verdict["rows"]]
+    head = f"{'encoder':>7} {'decoder':>7} {'window':>6} {'tokens':>6}  {'artefact':<16} {'weights':>9}"
+    return "\n".join([" ".join([head, *limits]), *map(line, found)])
 
 
 def line(option: Option) -> str:
     """One student."""
-    candidate, (runtime, precision) = option.candidate, option.artefact
-    figures = ", ".join(
-        f"{row['limit']} {row['measured']:.3g} {row['unit']}".rstrip()
-        + f" ({100 * (1 - row['measured'] / row['allowed']):+.0f} %)"
-        for row in option.verdict["rows"]
-    )
-    tokens = "all" if candidate.tokens is None else candidate.tokens
+    candidate, weights = option.candidate, f"{option.shape.parameters / 1e6:.1f} M"
+    shape = f"{candidate.encoder_layers:>7} {candidate.decoder_layers:>7} {candidate.seconds:>4} s "
+    cells = [f"{f'{figure:.3g} {unit}'.rstrip()} ({100 * share:+.0f} %)" for figure, unit, share in _cells(option)]
+    return " ".join([
+        shape + f"{candidate.tokens or 'all':>6}  {'-'.join(option.artefact):<16} {weights:>9}",
+        *(f"{cell:>24}" for cell in cells),
+    ])  # fmt: skip
+
+
+def words_of(option: Option) -> str:
+    """The same in a sentence."""
+    figures = [
+        f"{row['limit']} {row['measured']:.3g} {row['unit']} of {row['allowed']:g}" for row in option.verdict["rows"]
+    ]
+    candidate = option.candidate
     return (
-        f"{candidate.encoder_layers:>2} encoder, {candidate.decoder_layers:>2} decoder layers, "
-        f"{candidate.seconds:>2} s, {tokens} tokens, {runtime} {precision}: {option.shape.parameters / 1e6:.1f} M, "
-        f"{figures}"
+        f"{candidate.encoder_layers} encoder and {candidate.decoder_layers} decoder layers, {candidate.seconds} s, "
+        f"{candidate.tokens or 'all'} tokens, {'-'.join(option.artefact)}: {', '.join(figures)}"
     )
+
+
+def _cells(option: Option) -> list[tuple[float, str, float]]:
+    return [(row["measured"], row["unit"], 1 - row["measured"] / row["allowed"]) for row in option.verdict["rows"]]
 
 
 def _misses(artefact: Artefact, said: dict[str, float]) -> str:
@@ -133,19 +148,13 @@ def _space(given: argparse.Namespace, teacher: Teacher) -> Space:
     )  # fmt: skip
 
 
-def _artefact(text: str) -> Artefact:
-    known = [name for name, *_ in _every().artefacts]
-    if text not in known:
-        raise argparse.ArgumentTypeError(f"expected one of {', '.join(known)}, found {text}")
-    runtime, precision = text.split("-")
-    return runtime, precision
-
-
-def _every() -> Export:
-    return Export(
-        onnx=["fp32", "fp16", "int8"], openvino=["fp32", "fp16", "int8"], tflite=["fp32", "fp16", "int8"],
-        mobile=["fp32"], ctranslate2=["fp32", "int8"],
-    )  # fmt: skip
+def _artefacts(names: Sequence[str]) -> list[Artefact]:
+    common: tuple[Common, ...] = ("fp32", "fp16", "int8")
+    every = Export(onnx=[*common], openvino=[*common], tflite=[*common], mobile=["fp32"], ctranslate2=["fp32", "int8"])
+    known = {name: (runtime, precision) for name, runtime, precision in every.artefacts}
+    if wrong := [name for name in names if name not in known]:
+        raise UserError(f"--artefacts: expected some of {', '.join(known)}, found {wrong[0]}")
+    return [known[name] for name in names]
 
 
 def _arguments() -> argparse.Namespace:
@@ -165,7 +174,7 @@ def _arguments() -> argparse.Namespace:
         help="folders of audio for the recipe; default the demo's sentences",
     )
     add("--language", default="en", help="code of the audio's language")
-    add("--artefacts", type=_artefact, nargs="+", default=[("onnx", "int8"), ("openvino", "int8")],
+    add("--artefacts", nargs="+", default=["onnx-int8", "openvino-int8"],
         help="runtime-precision; default onnx-int8 openvino-int8")  # fmt: skip
     add("--seconds", type=float, default=5.0, help="length of a clip; no shorter window is planned")
     add("--tokens", type=int, help="tokens of a clip; default 4 a second, English in Whisper's vocabulary")

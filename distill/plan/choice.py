@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from distill.plan.building import Artefact
 from distill.plan.costs import Costs
-from distill.plan.measuring import Artefact
 from distill.plan.space import Candidate, Teacher
 from eval.budget import verdict
 from recipes.devices import DeviceBudget

@@ -34,6 +34,9 @@ TERMS = {
 }
 """Of each part of the cost."""
 
+TIMES = ("mel_ms", "encoder_ms", "prompt_ms", "token_ms", "clip_p50_ms", "clip_p95_ms", "rtf")
+"""Figures that change with the machine's speed."""
+
 LIMITED = ("clip_p95_ms", "rtf", "peak_rss_mb", "size_mb")
 """What a budget limits of it."""
 
@@ -132,6 +135,8 @@ def clip_ms(parts: Figures, tokens: int) -> float:
 
 def errors(points: Sequence[Point], tokens: int) -> dict[str, float]:
     """Root mean square of the relative error of each limited figure, of fits that have not seen the point."""
+    if len(points) == 1:  # nothing else to fit, and nothing else to predict
+        return dict.fromkeys(LIMITED, 0.0)
     squares: dict[str, list[float]] = {key: [] for key in LIMITED}
     for index, (shape, figures) in enumerate(points):
         said = Costs.fit([*points[:index], *points[index + 1 :]], tokens).predict(shape)
