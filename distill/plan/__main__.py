@@ -16,7 +16,7 @@ from distill.plan.building import Artefact
 from distill.plan.choice import Option, judged, largest, nearest, options
 from distill.plan.costs import LIMITED, Costs, errors
 from distill.plan.measuring import Measuring
-from distill.plan.space import Candidate, Space, Teacher
+from distill.plan.space import Space, Teacher
 from distill.plan.writing import refuse_existing, write_recipe
 from eval.budget import emulation
 from recipes.devices import DeviceBudget, load_budget
@@ -34,7 +34,7 @@ def main() -> None:
     if given.write:
         refuse_existing(given.write)
     budget, artefacts = load_budget(given.budget), _artefacts(given.artefacts)
-    teacher = Teacher.find(given.teacher, given.vocabulary)
+    teacher = Teacher.find(given.teacher, given.vocabulary, given.language)
     space = _space(given, teacher)
     threads = min(budget.threads or 2, len(os.sched_getaffinity(0)))
     measuring = Measuring(
@@ -55,7 +55,7 @@ def main() -> None:
     found = options(budget, teacher, space.candidates(), fitted, factor)
     if not (passing := largest(found)):
         raise BudgetMissed(
-            f"budget {budget.name}: no student of {teacher.model} passes; nearest: {line(nearest(found))}"
+            f"budget {budget.name}: no student of {teacher.model} passes; nearest: {words_of(nearest(found))}"
         )
     print("Largest that are predicted to pass, with what each leaves of a limit:")
     print(table(passing[: given.rows]))
@@ -133,15 +133,19 @@ def _here(budget: DeviceBudget, threads: int) -> tuple[float, str]:
 
 def _space(given: argparse.Namespace, teacher: Teacher) -> Space:
     """What may be planned; the user's own values in place of a teacher's."""
-    if not 0 < given.seconds <= teacher.seconds:
-        raise UserError(f"--seconds: expected at most {teacher.seconds}, the teacher's window, found {given.seconds:g}")
-    space = Space.of(teacher, given.seconds)
-    whole = Candidate(teacher.shape.encoder_layers, teacher.shape.decoder_layers, teacher.seconds, teacher.text_tokens)
-    for option, most in (("encoder_layers", whole.encoder_layers), ("decoder_layers", whole.decoder_layers),
-                         ("windows", whole.seconds), ("vocabularies", whole.tokens or 0)):  # fmt: skip
-        if wrong := [each for each in getattr(given, option) or [] if not 1 <= each <= most]:
-            raise UserError(f"--{option.replace('_', '-')}: expected 1 to {most}, the teacher's, found {wrong[0]}")
-    tokens = given.vocabularies and [None if each == whole.tokens else each for each in sorted(given.vocabularies)]
+    least, shape = given.seconds, teacher.shape
+    for option, low, high in (
+        ("seconds", 1, teacher.seconds), ("tokens", 2, shape.target_positions // 2), ("runs", 2, 1000),
+        ("encoder_layers", 1, shape.encoder_layers), ("decoder_layers", 1, shape.decoder_layers),
+        ("windows", least, teacher.seconds), ("vocabularies", 1, teacher.text_tokens),
+    ):  # fmt: skip
+        asked = getattr(given, option)
+        values = [] if asked is None else asked if isinstance(asked, list) else [asked]
+        if wrong := [each for each in values if not low <= each <= high]:
+            raise UserError(f"--{option.replace('_', '-')}: expected {low:g} to {high:g}, found {wrong[0]:g}")
+    space = Space.of(teacher, least)
+    whole = teacher.text_tokens
+    tokens = given.vocabularies and [None if each == whole else each for each in sorted(given.vocabularies)]
     return Space(
         sorted(given.encoder_layers or space.encoder_layers), sorted(given.decoder_layers or space.decoder_layers),
         sorted(given.windows or space.seconds), tokens or space.tokens,
@@ -166,13 +170,7 @@ def _arguments() -> argparse.Namespace:
     add("--teacher", required=True, help="tiny, base, small, medium, large-v3, ... or a folder in Whisper format")
     add("--vocabulary", type=Path, help="folder of a named shape's tokenizer; default $VOCABULARY")
     add("--write", type=Path, help="recipe to write, such as recipes/mine/recipe.yaml")
-    add(
-        "--audio",
-        type=Path,
-        nargs="+",
-        default=[],
-        help="folders of audio for the recipe; default the demo's sentences",
-    )
+    add("--audio", type=Path, nargs="+", default=[], help="folders of audio for the recipe; default the demo's text")
     add("--language", default="en", help="code of the audio's language")
     add("--artefacts", nargs="+", default=["onnx-int8", "openvino-int8"],
         help="runtime-precision; default onnx-int8 openvino-int8")  # fmt: skip

@@ -11,6 +11,7 @@ A plan that is killed goes on after the last of them.
 """
 
 import json
+import math
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -75,10 +76,16 @@ class Measuring:
         return self.cache / text_digest(json.dumps(self._setting, sort_keys=True))[:16]
 
     @property
+    def _smallest(self) -> Candidate:
+        """The yardstick: a layer each, and a window just as long as the clip."""
+        return Candidate(1, 1, math.ceil(self.seconds), None)
+
+    @property
     def _setting(self) -> dict[str, Any]:
         return {
             "machine": machine(), "teacher": asdict(self.teacher.shape), "threads": self.threads,
             "clip_seconds": self.seconds, "tokens": self.tokens, "runs": self.runs,
+            "yardstick": asdict(self._smallest),
         }  # fmt: skip
 
     def _file(self, candidate: Candidate, artefact: Artefact) -> Path:
@@ -110,9 +117,9 @@ class Measuring:
 
     @contextmanager
     def _yardstick(self, scratch: Path) -> Iterator[Player]:
-        """A student of one layer each, ready to transcribe the same clip."""
-        small, folder = Candidate(1, 1, self.teacher.seconds, None), scratch / "yardstick"
-        build(self.teacher, small, folder, scratch)
+        """Ready to transcribe the same clip."""
+        folder = scratch / "yardstick"
+        build(self.teacher, self._smallest, folder, scratch)
         self._clip(scratch)
         with player(self._task(folder, "torch", "fp32"), "the yardstick") as opened:
             yield opened

@@ -47,8 +47,8 @@ class Teacher:
     text_tokens: int
 
     @classmethod
-    def find(cls, name: str, vocabulary: Path | None) -> Self:
-        """By the name of a shape, a Hub id of one, or a local folder; UserError for any other.
+    def find(cls, name: str, vocabulary: Path | None, language: str | None) -> Self:
+        """By the name of a shape, a Hub id of one, or a local folder; UserError for any other, or another language.
 
         A shape has no tokenizer: it is that of `vocabulary`, by default of $VOCABULARY.
         """
@@ -68,7 +68,11 @@ class Teacher:
             shape, vocabulary=1 + max(tokens), mel_bins=features["feature_size"],
             source_positions=features["chunk_length"] * POSITIONS_PER_SECOND,
         )  # fmt: skip
-        return cls(model, shape, folder, Settings.read(folder / "generation_config.json")["eos_token_id"])
+        generation = Settings.read(folder / "generation_config.json")
+        known = generation.get("lang_to_id") if generation.get("is_multilingual") else None
+        if known and f"<|{language}|>" not in known:
+            raise UserError(f"--language: expected a code such as en that {folder} knows, found {language}")
+        return cls(model, shape, folder, generation["eos_token_id"])
 
     @property
     def seconds(self) -> int:
@@ -126,7 +130,8 @@ class Space:
     def design(self) -> list[Candidate]:
         """What is measured: corners, where each cost stands out, and two shapes inside; each once."""
         encoder, decoder = (
-            [each for each in layers if each <= DEPTHS] for layers in (self.encoder_layers, self.decoder_layers)
+            [each for each in layers if each <= DEPTHS] or layers[:1]
+            for layers in (self.encoder_layers, self.decoder_layers)
         )
         least, middle, most = 0.0, 0.5, 1.0
         points = (  # encoder layers, decoder layers, window, tokens

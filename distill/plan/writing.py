@@ -1,6 +1,5 @@
 """The recipe of a planned student."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -66,6 +65,6 @@ def recipe_values(
         "heal": {"learning_rate": train["learning_rate"]} if compress else None,
         "export": {"onnx": [], runtime: [precision]},
         "benchmark": {"threads": threads},
-        "budget": {"device": os.path.relpath(budget), "required": True},
+        "budget": {"device": str(budget), "required": True},
     }
     return {key: value for key, value in values.items() if value is not None}

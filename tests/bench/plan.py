@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--language", default="en")
     parser.add_argument("--cache", type=Path, default=Path("runs/plan"))
     given = parser.parse_args()
-    teacher = Teacher.find(given.teacher, given.vocabulary)
+    teacher = Teacher.find(given.teacher, given.vocabulary, given.language)
     space = Space.of(teacher, given.seconds)
     design = space.design()
     unseen = [candidate for candidate in space.candidates() if candidate not in design]
