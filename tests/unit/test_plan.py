@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from distill.plan import __main__ as plan
 from distill.plan.building import build
 from distill.plan.choice import Option, judged, largest, nearest, options
-from distill.plan.costs import LIMITED, TERMS, Costs, Point, clip_ms, errors, nonnegative, terms
+from distill.plan.costs import LIMITED, TERMS, Costs, Point, errors, nonnegative, terms
 from distill.plan.space import DEPTHS, Candidate, Space, Teacher
 from distill.plan.writing import write_recipe
 from eval.runtimes.torch import load_model
@@ -90,11 +90,6 @@ def test_a_point_that_fits_nothing_shows_in_the_errors() -> None:
     assert found["clip_p95_ms"] > 0.05
     assert found["size_mb"] > 0.1
     assert found["peak_rss_mb"] < 1e-6
-
-
-def test_a_clip_is_its_parts() -> None:
-    parts = {"mel_ms": 1.0, "encoder_ms": 10.0, "prompt_ms": 2.0, "token_ms": 0.5}
-    assert clip_ms(parts, 5) == 15
 
 
 def planned(limit_ms: float, error: float = 0.0, **more: float) -> list[Option]:
