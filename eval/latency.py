@@ -106,6 +106,7 @@ def measure(task: dict[str, Any]) -> dict[str, Any]:
         "cold_s": cold_s,
         "mel_ms": _spread(mel),
         "encoder_ms": _spread(timed.encoder),
+        "prompt_ms": _spread(timed.prompt),
         "first_token_ms": _spread(first),
         "token_ms": _spread(timed.token),
         "clip_ms": _spread(whole),

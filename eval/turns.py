@@ -71,12 +71,18 @@ def player(task: Mapping[str, Any], name: str, module: str = "eval.turns") -> It
 
 def quotients(first: Player, second: Player, clips: int, turns: int) -> np.ndarray:
     """The first one's seconds over the second one's, [turns]."""
+    first_N, second_N = in_turn(first, second, clips, turns)
+    return first_N / second_N
+
+
+def in_turn(first: Player, second: Player, clips: int, turns: int) -> np.ndarray:
+    """Seconds of both, [2, turns]."""
     found = []
     for turn in range(turns):
         order = (first, second) if turn % 2 == 0 else (second, first)
         spent = {each: each(turn % clips) for each in order}
-        found.append(spent[first] / spent[second])
-    return np.array(found)
+        found.append((spent[first], spent[second]))
+    return np.array(found).T
 
 
 def median(values: Sequence[float] | np.ndarray, resamples: int = 2000) -> dict[str, float]:

@@ -6,6 +6,7 @@ sottovoce check recipes/demo/recipe.yaml               validate and estimate; ru
 sottovoce stages recipes/demo/recipe.yaml              what stands where
 sottovoce transcribe runs/demo/train/model a.wav       text of audio files
 sottovoce compare runs/a runs/b                        finished runs side by side
+sottovoce plan --budget recipes/budgets/laptop.yaml --teacher tiny   the largest students that fit, before any training
 sottovoce schema                                       JSON schema of the recipe, for editors
 """
 
@@ -64,6 +65,8 @@ def _main() -> None:
     transcribe.set_defaults(function=_module("eval.transcribe"))
     compare = commands.add_parser("compare", help="finished runs side by side, regressions flagged", add_help=False)
     compare.set_defaults(function=_module("eval.compare"))
+    plan = commands.add_parser("plan", help="the largest students that fit a budget, before training", add_help=False)
+    plan.set_defaults(function=_module("distill.plan"))
     commands.add_parser("schema", help="print the recipe's JSON schema").set_defaults(
         function=lambda _given, _rest: print(json_schema())
     )

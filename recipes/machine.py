@@ -10,7 +10,10 @@ from typing import Any
 
 import psutil
 
-_PACKAGES = ("sottovoce", "torch", "transformers", "accelerate", "onnx", "onnxruntime", "numpy", "jiwer")
+_PACKAGES = (
+    "sottovoce", "torch", "transformers", "accelerate", "onnx", "onnxruntime", "openvino", "ctranslate2",
+    "ai-edge-litert", "numpy", "jiwer",
+)  # fmt: skip
 
 ONE_BLAS_THREAD = {"OPENBLAS_NUM_THREADS": "1"}
 """Environment of a process that transcribes: numpy's BLAS, used for the log-mel alone, keeps to its thread.

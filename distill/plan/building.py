@@ -1,0 +1,56 @@
+"""A student of random weights as files for devices: all that it costs, and nothing that it knows."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from string import ascii_letters, digits, punctuation
+
+from distill.compress import Material
+from distill.compress.vocabulary import trim
+from distill.compress.window import shorten
+from distill.export import Student
+from distill.export.__main__ import export
+from distill.export.layout import write_layout
+from distill.plan.space import Candidate, Teacher
+from distill.shapes import random_model
+from distill.student import copy_processors, save_model
+from eval.runtimes.torch import load_model
+from recipes.compression import Vocabulary, Window
+from recipes.sections import Export
+
+Artefact = tuple[str, str]
+"""Runtime and precision."""
+
+
+def exported(
+    teacher: Teacher, candidate: Candidate, artefacts: Sequence[Artefact], clip: Path, scratch: Path,
+    language: str | None,
+) -> tuple[Path, int]:  # fmt: skip
+    """A model folder with the artefacts, below `scratch`, and the size of its vocabulary.
+
+    Quantisers that look at activations see the `clip`. Raises UserError where an exporter's package is not installed.
+    """
+    checkpoint, folder = scratch / "student", scratch / "export"
+    build(teacher, candidate, checkpoint, scratch)
+    write_layout(checkpoint, folder)
+    section: dict[str, list[str]] = {"onnx": []}
+    for runtime, precision in artefacts:
+        section.setdefault(runtime, []).append(precision)
+    student = Student(load_model(checkpoint), checkpoint, [[str(clip)]], [None], language)
+    export(student, folder, Export.model_validate(section))
+    return folder, student.model.config.vocab_size
+
+
+def build(teacher: Teacher, candidate: Candidate, folder: Path, scratch: Path) -> None:
+    """The student's checkpoint, window and tokens cut as the stage `compress` cuts them."""
+    whole, processors = scratch / "whole", scratch / "processors"
+    random_model(teacher.shape.cut(candidate.encoder_layers, candidate.decoder_layers), teacher.processors, whole)
+    processors.mkdir()
+    copy_processors(teacher.processors, processors)
+    # The labels are not known yet: the commonest tokens in these characters stand for theirs.
+    material = Material([], [f"{ascii_letters} {digits} {punctuation}"], 0, processors)
+    model = load_model(whole)
+    if candidate.seconds < teacher.seconds:
+        model, _ = shorten(model, Window(seconds=candidate.seconds), material)
+    if candidate.tokens is not None:
+        model, _ = trim(model, Vocabulary(tokens=candidate.tokens), material)
+    save_model(model, folder, processors=processors)
