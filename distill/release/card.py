@@ -12,7 +12,6 @@ from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from distill.release.folder import released_files
-from eval.modeling_sottovoce import KEYS
 from eval.report_page import figure, word
 from recipes.flow import stages
 from recipes.freshness import read_record
@@ -98,12 +97,12 @@ def body(recipe: Recipe, report: Mapping[str, Any], folder: Path) -> str:
         variants={name: variants[name] for name in (TEACHER, *names) if name in variants},
         budgets=[report["budget"], *report["other_budgets"]] if report["budget"] else [], names=names,
         teacher=systems.get(TEACHER), student=systems.get(STUDENT), window_s=config["max_source_positions"] / 50,
-        chosen=recipe.release.chosen(recipe.export), changed=any(config.get(key) for key in KEYS),
+        chosen=recipe.release.chosen(recipe.export), changed=any(folder.glob("modeling_*.py")),
         parameters_m=_parameters(report), english_only=recipe.teacher.language is None,
         records={spec.name: read_record(recipe.root / spec.name) for spec in stages(recipe) if spec.name != "release"},
         files=[(file.relative_to(folder).as_posix(), file.stat().st_size / 1e6) for file in released_files(folder)
                if file.name != "README.md"],
-        teacher_name=Path(recipe.teacher.model).name if Path(recipe.teacher.model).is_dir() else recipe.teacher.model,
+        teacher_name=Path(recipe.teacher.model).name if recipe.teacher.model.startswith("/") else recipe.teacher.model,
     )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 
+from distill.release.card import body, metadata
 from eval.audio import read_audio
 from recipes.schema import load, validate
 from tests.stages.conftest import Run, sottovoce
@@ -129,6 +130,16 @@ def test_every_figure_of_the_card_is_the_reports(released: Released) -> None:
     assert "cc0-1.0" in card
     for line in card.splitlines():
         assert not re.search(r"None|Undefined|\{\{|\{%", line), line
+
+
+@pytest.mark.parametrize("missing", ["accuracy", "latency", "budget", "labels", "training"])
+def test_what_was_not_measured_is_not_said(released: Released, missing: str) -> None:
+    recipe = load(released.recipe, [f"runs={released.runs}", SECTION])
+    report = json.loads((released.folder / "report.json").read_text()) | {missing: None}
+    card, front = body(recipe, report, released.folder), metadata(recipe, report).to_dict()
+    assert not re.search(r"None|Undefined", card)
+    assert card.count("Not measured.") == (missing in ("accuracy", "latency"))
+    assert ("model-index" in front) == (missing != "accuracy")
 
 
 def test_the_hub_indexes_the_results(released: Released) -> None:
