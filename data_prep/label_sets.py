@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import httpx
 from huggingface_hub import HfApi, snapshot_download
 
 from data_prep.label_store import Label, merge_parts, read_labels, shards, write_part
 from eval.utterances import Utterance
 from recipes.errors import UserError, run_main
 from recipes.freshness import read_record
+from recipes.hub import REFUSED, one_refusal, own_repository
 from recipes.schema import load
 
 _CARD = """---
@@ -27,9 +27,6 @@ configs:
 Whisper pseudo-labels, one row an utterance: {rows} rows, {hours} hours. Made with sottovoce by {teacher};
 the columns are described in its data_prep/label_store.py, schema version 2.
 """
-
-_REFUSED = (OSError, ValueError, httpx.HTTPError)
-"""What huggingface_hub raises for a wrong id, a missing token, no network."""
 
 
 def copy_label_set(source: str, utterances: Sequence[Utterance], folder: Path) -> None:
@@ -63,7 +60,7 @@ def _moved(label: Label, item: Utterance) -> Label:
 def _from_hub(source: str) -> Path:
     try:
         return Path(snapshot_download(source, repo_type="dataset", allow_patterns=["labels-*.parquet"]))
-    except _REFUSED as error:
+    except REFUSED as error:
         raise UserError(
             f"labels.source {source}: no such folder, and the Hub did not give it ({type(error).__name__}); "
             "correct the path, or check the id, the network and the access token"
@@ -82,23 +79,18 @@ def main() -> None:
     record = read_record(folder)
     if record is None:
         raise UserError(f"{folder}: expected finished labels, found none; run `sottovoce run {given.recipe}` first")
+    card = _CARD.format(
+        rows=record["counts"]["utterances"], hours=record["metrics"]["audio_hours"], teacher=recipe.teacher.model
+    )
     api = HfApi()
-    try:
-        api.create_repo(given.repository, repo_type="dataset", private=not given.public, exist_ok=True)
-        card = _CARD.format(
-            rows=record["counts"]["utterances"], hours=record["metrics"]["audio_hours"], teacher=recipe.teacher.model
-        )
+    with one_refusal(f"push to {given.repository}"):
+        own_repository(api, given.repository, "dataset", private=not given.public)
         api.upload_file(
             path_or_fileobj=card.encode(), path_in_repo="README.md", repo_id=given.repository, repo_type="dataset"
         )
         api.upload_folder(
             folder_path=folder, repo_id=given.repository, repo_type="dataset", allow_patterns=["labels-*.parquet"]
         )
-    except _REFUSED as error:
-        raise UserError(
-            f"push to {given.repository}: the Hub refused ({type(error).__name__}); check the id, the network and the "
-            "access token"
-        ) from error
     print(f"pushed {folder} to https://huggingface.co/datasets/{given.repository}")
 
 

@@ -7,6 +7,7 @@ sottovoce stages recipes/demo/recipe.yaml              what stands where
 sottovoce transcribe runs/demo/train/model a.wav       text of audio files
 sottovoce compare runs/a runs/b                        finished runs side by side
 sottovoce plan --budget recipes/budgets/laptop.yaml --teacher tiny   the largest students that fit, before any training
+sottovoce release recipes/demo/recipe.yaml             a finished run as a folder for others; --push to the Hub
 sottovoce schema                                       JSON schema of the recipe, for editors
 """
 
@@ -67,6 +68,8 @@ def _main() -> None:
     compare.set_defaults(function=_module("eval.compare"))
     plan = commands.add_parser("plan", help="the largest students that fit a budget, before training", add_help=False)
     plan.set_defaults(function=_module("distill.plan"))
+    release = commands.add_parser("release", help="a finished run as a folder for others, or pushed", add_help=False)
+    release.set_defaults(function=_module("distill.release"))
     commands.add_parser("schema", help="print the recipe's JSON schema").set_defaults(
         function=lambda _given, _rest: print(json_schema())
     )
@@ -102,7 +105,7 @@ def _run(given: argparse.Namespace, _rest: list[str]) -> None:
         _start(recipe, spec, given)
         print(f"{spec.name:<10} done in {time.monotonic() - started:.0f} s", flush=True)
         ran += 1
-    if flow[-1].name == "report":
+    if flow[-1].name in ("report", "release"):
         _conclude(recipe, ran)
 
 
@@ -174,6 +177,8 @@ def _conclude(recipe: Recipe, ran: int) -> None:
     assert record is not None
     print((folder / "summary.txt").read_text().rstrip())
     print(f"report: {folder / 'report.html'}")
+    if read_record(recipe.root / "release"):
+        print(f"release: {recipe.root / 'release'}")
     if record["metrics"].get("budget_kept") is False and recipe.budget is not None and recipe.budget.required:
         print(f"budget {recipe.budget.device.stem}: missed; see the report for each limit", file=sys.stderr)
         sys.exit(3)

@@ -73,6 +73,12 @@ FLOW = (
         ("corpus", "labels", "quality", *MODELS, "export", "eval", "benchmark"),
         ("budget", "beside"),
     ),
+    Spec(
+        "release",
+        "python -m distill.release",
+        ("release",),
+        ("corpus", "labels", "quality", *MODELS, "export", "eval", "benchmark", "report"),
+    ),
 )
 SPECS = {spec.name: spec for spec in FLOW}
 

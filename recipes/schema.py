@@ -16,6 +16,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from recipes.compression import Compress
 from recipes.errors import UserError
+from recipes.release import Release
 from recipes.sections import Benchmark, Budget, Eval, Export, Labels, Quality, Student, Teacher
 from recipes.sources import Corpus, Section
 from recipes.training import Heal, Train
@@ -57,6 +58,8 @@ class Recipe(Section):
     """Latency and memory."""
     budget: Budget | None = None
     """Verdict; needs benchmark."""
+    release: Release | None = None
+    """The student for others; null makes no release."""
     beside: list[Path] = []
     """Finished runs, such as runs/small-shape, whose latency, memory and size the report shows after this one's."""
 
@@ -73,6 +76,8 @@ class Recipe(Section):
             raise ValueError("student.init: scratch needs a train section; random weights transcribe nothing")
         if self.budget is not None and self.benchmark is None:
             raise ValueError("budget: needs a benchmark section; write `benchmark: {}` for its defaults")
+        if self.release is not None:
+            self.release.check(self.export, [source.label for source in self.corpus.sources])
         return self
 
     def _labels_suffice(self, section: Train) -> None:

@@ -1,4 +1,4 @@
-"""LiteRT over a checkpoint: exported here, where the converter is installed, and run without torch's help.
+"""LiteRT over a checkpoint: run without torch's help; exported here, where the converter is, if it holds no tflite/.
 
     litert_clips.py CHECKPOINT --precision int8 a.wav b.wav        {"audio": ..., "text": ...} a line
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from distill.export import EXPORTERS, Student
 from distill.export.layout import write_layout
 from eval.audio import read_audio
-from eval.runtimes import open_runtime
+from eval.runtimes import open_runtime, weight_files
 from eval.runtimes.torch import load_model
 from eval.runtimes.transcriber import Transcriber
 
@@ -23,9 +23,12 @@ parser.add_argument("--precision")
 parser.add_argument("clips", nargs="+")
 given = parser.parse_args()
 with tempfile.TemporaryDirectory() as folder:
-    write_layout(given.checkpoint, Path(folder))
-    EXPORTERS["tflite"](Student(load_model(given.checkpoint), given.checkpoint, []), Path(folder), [given.precision])
-    transcriber = Transcriber(open_runtime("tflite", Path(folder), given.precision, threads=1), Path(folder), "en")
+    model = given.checkpoint
+    if not weight_files("tflite", model, given.precision):
+        model = Path(folder)
+        write_layout(given.checkpoint, model)
+        EXPORTERS["tflite"](Student(load_model(given.checkpoint), given.checkpoint, []), model, [given.precision])
+    transcriber = Transcriber(open_runtime("tflite", model, given.precision, threads=1), model, "en")
     for clip in given.clips:
         (said,) = transcriber.transcribe([read_audio(clip)])
         print(json.dumps({"audio": clip, "text": said.text}), flush=True)

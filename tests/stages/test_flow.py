@@ -189,7 +189,7 @@ def _without_place_and_time(part: dict[str, object]) -> object:
 def test_a_label_set_that_cannot_be_pushed_is_one_line(finished: Path, run: Run) -> None:
     done = run(sys.executable, "-m", "data_prep.label_sets", str(finished), "nobody/no-such-set")
     assert done.returncode == 2
-    assert "push to nobody/no-such-set: the Hub refused" in done.stderr
+    assert "push to nobody/no-such-set: the Hub cannot be reached" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
 
 
