@@ -16,7 +16,7 @@ from eval.audio import AUDIO_SUFFIXES, SAMPLE_RATE, AudioError, read_audio
 from eval.batches import Row, within_memory, work
 from eval.long_form import Mode, transcribe_long
 from eval.runtimes import RUNTIMES, choose, open_runtime
-from eval.runtimes.transcriber import Transcriber, Transcript
+from eval.runtimes.transcriber import Runtime, Transcriber, Transcript
 from eval.subtitles import Cue, subtitles
 from recipes.errors import RunError, UserError, run_main
 
@@ -24,12 +24,15 @@ from recipes.errors import RunError, UserError, run_main
 def main() -> None:
     """Transcribe each file; unreadable ones are named, the others still done."""
     given = _arguments()
+    if given.draft is not None:
+        _check_draft(given)
     given.runtime, given.precision = choose(given.model, given.runtime, given.precision)
     paths = audio_files(given.audio)
     if given.work is not None:  # as the process that `within_memory` starts
         start, most = given.work
         transcriber = _open(given)
         work(paths, given.memory_mb, start, most, lambda clips: transcribe(transcriber, clips, given))
+        _tell_acceptance(transcriber, given)
         return
     again = [sys.executable, "-m", "eval.transcribe", *sys.argv[1:], "--work"]
     rows = within_memory(again, len(paths), given.memory_mb) if given.memory_mb else _one_by_one(paths, given)
@@ -65,12 +68,32 @@ def _one_by_one(paths: Sequence[Path], given: argparse.Namespace) -> Iterator[Ro
             yield {"error": str(error)}
         else:
             yield from transcribe(transcriber, [clip], given)
+    _tell_acceptance(transcriber, given)
 
 
 def _open(given: argparse.Namespace) -> Transcriber:
-    opened = open_runtime(given.runtime, given.model, given.precision, given.threads)
+    if given.draft is not None:
+        from eval.speculative import open_speculative  # torch
+
+        opened: Runtime = open_speculative(given.model, given.draft, given.threads, given.draft_tokens)
+    else:
+        opened = open_runtime(given.runtime, given.model, given.precision, given.threads)
     language = _any_language(given.model) if given.language == "detect" else given.language
     return Transcriber(opened, given.model, language, given.task)
+
+
+def _check_draft(given: argparse.Namespace) -> None:
+    """Drafts are for PyTorch and text without times: another choice is refused, and none is made so."""
+    if given.runtime not in (None, "torch") or given.timestamps or given.format in ("srt", "vtt"):
+        raise UserError("--draft: works in --runtime torch and without timestamps or subtitles; leave one of them out")
+    if given.long == "sequential":
+        raise UserError("--draft: --long sequential goes by timestamps, which drafts leave out; take chunked")
+    given.runtime, given.long = "torch", "chunked"
+
+
+def _tell_acceptance(transcriber: Transcriber, given: argparse.Namespace) -> None:
+    if given.draft is not None:
+        print(f"draft: {json.dumps(transcriber.runtime.acceptance.figures)}", file=sys.stderr)
 
 
 def transcribe(transcriber: Transcriber, clips: Sequence[np.ndarray], given: argparse.Namespace) -> list[Row]:
@@ -147,6 +170,12 @@ def _positive(text: str) -> float:
     return value
 
 
+def _count(text: str) -> int:
+    if (value := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"expected 1 or more, found {text}")
+    return value
+
+
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="sottovoce transcribe", description="Text of audio files.")
     parser.add_argument("model", type=Path, help="model folder, such as runs/demo/export/model")
@@ -165,6 +194,14 @@ def _arguments() -> argparse.Namespace:
         help="keep the process below so many MB (10^6 bytes) of resident memory, and transcribe in batches as large as "
         "that allows; int8 scales a whole batch at once, so its texts may differ from those of single files",
     )  # fmt: skip
+    parser.add_argument(
+        "--draft", type=Path, metavar="STUDENT",
+        help="folder of a student of this model, which drafts what the model then checks: the same text, sooner where "
+        "the student is much the faster; counts go to stderr",
+    )  # fmt: skip
+    parser.add_argument(
+        "--draft-tokens", type=_count, metavar="N", help="drafted at once; default: while the student is sure enough"
+    )
     parser.add_argument("--work", nargs=2, type=int, help=argparse.SUPPRESS)
     parser.add_argument("--language", default="en", help="language code, or `detect`; for multilingual models")
     parser.add_argument("--task", choices=["transcribe", "translate"], default="transcribe")
