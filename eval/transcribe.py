@@ -32,7 +32,7 @@ def main() -> None:
         start, most = given.work
         transcriber = _open(given)
         work(paths, given.memory_mb, start, most, lambda clips: transcribe(transcriber, clips, given))
-        _tell_acceptance(transcriber, given)
+        _tell_acceptance(transcriber)
         return
     again = [sys.executable, "-m", "eval.transcribe", *sys.argv[1:], "--work"]
     rows = within_memory(again, len(paths), given.memory_mb) if given.memory_mb else _one_by_one(paths, given)
@@ -68,7 +68,7 @@ def _one_by_one(paths: Sequence[Path], given: argparse.Namespace) -> Iterator[Ro
             yield {"error": str(error)}
         else:
             yield from transcribe(transcriber, [clip], given)
-    _tell_acceptance(transcriber, given)
+    _tell_acceptance(transcriber)
 
 
 def _open(given: argparse.Namespace) -> Transcriber:
@@ -91,9 +91,10 @@ def _check_draft(given: argparse.Namespace) -> None:
     given.runtime, given.long = "torch", "chunked"
 
 
-def _tell_acceptance(transcriber: Transcriber, given: argparse.Namespace) -> None:
-    if given.draft is not None:
-        print(f"draft: {json.dumps(transcriber.runtime.acceptance.figures)}", file=sys.stderr)
+def _tell_acceptance(transcriber: Transcriber) -> None:
+    """What became of the drafts, where there were some."""
+    if (kept := getattr(transcriber.runtime, "acceptance", None)) is not None:
+        print(f"draft: {json.dumps(kept.figures)}", file=sys.stderr)
 
 
 def transcribe(transcriber: Transcriber, clips: Sequence[np.ndarray], given: argparse.Namespace) -> list[Row]:
