@@ -3,7 +3,8 @@ import { AutoFeatureExtractor, AutoTokenizer, env, TextStreamer, WhisperForCondi
 
 env.allowRemoteModels = false;
 env.allowLocalModels = true;
-env.localModelPath = new URL('.', import.meta.url).href;
+// A path: of a whole address transformers.js says that it holds no tokenizer.
+env.localModelPath = new URL('.', import.meta.url).pathname;
 // transformers.js keeps files by address for ever, and another student may be served at this one tomorrow.
 env.useBrowserCache = false;
 env.useWasmCache = false;
