@@ -33,7 +33,7 @@ test: setup ## unit and stage tests
 INTEROP := .interop
 LOADERS := optimum transformers-js faster-whisper genai litert int4
 
-interop: setup $(LOADERS:%=$(INTEROP)/%/.installed) ## do other people's loaders say what torch says? (needs node 20)
+interop: setup $(LOADERS:%=$(INTEROP)/%/.installed) $(INTEROP)/page/.installed ## do other people's loaders say what torch says? (needs node 20)
 	$(BIN)/pytest -rs tests/interop
 	$(INTEROP)/litert/bin/python -m pytest tests/unit/test_tflite_export.py tests/unit/test_mobile_graphs.py
 	$(INTEROP)/litert/bin/python -m pytest tests/unit/test_compressed_exports.py -k tflite
@@ -53,6 +53,11 @@ $(INTEROP)/%/.installed:
 # Without scripts: onnxruntime-node's own only fetches CUDA.
 $(INTEROP)/transformers-js/.installed:
 	npm install --silent --no-audit --no-fund --ignore-scripts --prefix $(@D) @huggingface/transformers@4.3.1
+	@touch $@
+
+# What `sottovoce serve` otherwise puts into the user's cache.
+$(INTEROP)/page/.installed:
+	$(BIN)/python -m eval.web_packages $(@D)
 	@touch $@
 
 lint: setup

@@ -5,6 +5,7 @@ sottovoce run recipes/demo/recipe.yaml --from train    from a stage on, whatever
 sottovoce check recipes/demo/recipe.yaml               validate and estimate; runs nothing
 sottovoce stages recipes/demo/recipe.yaml              what stands where
 sottovoce transcribe runs/demo/train/model a.wav       text of audio files
+sottovoce serve runs/demo/export/model                 a page that runs the student in a browser
 sottovoce compare runs/a runs/b                        finished runs side by side
 sottovoce plan --budget recipes/budgets/laptop.yaml --teacher tiny   the largest students that fit, before any training
 sottovoce release recipes/demo/recipe.yaml             a finished run as a folder for others; --push to the Hub
@@ -64,6 +65,8 @@ def _main() -> None:
             command.add_argument("--until", dest="last", choices=SPECS, metavar="STAGE", help="stop after this stage")
     transcribe = commands.add_parser("transcribe", help="text of audio files", add_help=False)
     transcribe.set_defaults(function=_module("eval.transcribe"))
+    serve = commands.add_parser("serve", help="try a student in a browser", add_help=False)
+    serve.set_defaults(function=_module("eval.serve"))
     compare = commands.add_parser("compare", help="finished runs side by side, regressions flagged", add_help=False)
     compare.set_defaults(function=_module("eval.compare"))
     plan = commands.add_parser("plan", help="the largest students that fit a budget, before training", add_help=False)
