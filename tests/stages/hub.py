@@ -42,7 +42,7 @@ class Hub:
             name = f"{values['organization']}/{values['name']}"
             there = name in self.private
             self.private.setdefault(name, values["visibility"] == "private")
-            return (409, {"error": "there already"}) if there else (200, {"url": f"{self.endpoint}/{name}"})
+            return 409 if there else 200, {"url": f"{self.endpoint}/{name}"}
         if path == "/api/validate-yaml":
             return 200, {"errors": [], "warnings": []}
         if path.endswith("/refs"):
@@ -59,7 +59,8 @@ class Hub:
         if verb == "PUT":
             return self._take(last, body)
         if "/commit/" in path:
-            return 200, self._commit([json.loads(line) for line in body.splitlines()])
+            repository = path.removeprefix("/api/models/").partition("/commit/")[0]
+            return 200, self._commit(repository, [json.loads(line) for line in body.splitlines()])
         if "/tag/" in path:
             self.tags[values["tag"]] = last
             return 200, {}
@@ -80,7 +81,7 @@ class Hub:
         self.uploads.append(oid)
         return 200, {}
 
-    def _commit(self, lines: list[dict[str, Any]]) -> dict[str, str]:
+    def _commit(self, repository: str, lines: list[dict[str, Any]]) -> dict[str, str]:
         for line in lines:
             value = line["value"]
             if line["key"] == "file":
@@ -91,7 +92,7 @@ class Hub:
             elif line["key"] == "deletedFile":
                 del self.files[value["path"]]
         self.commits.append(f"{len(self.commits) + 1:040x}")
-        return {"commitUrl": f"{self.endpoint}/commit/{self.commits[-1]}", "commitOid": self.commits[-1]}
+        return {"commitUrl": f"{self.endpoint}/{repository}/commit/{self.commits[-1]}", "commitOid": self.commits[-1]}
 
 
 @contextmanager

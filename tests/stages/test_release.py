@@ -202,9 +202,9 @@ def refused(released: Released, said: str, *options: str, **environment: str) ->
 
 
 def test_a_run_that_is_not_fit_is_not_pushed(released: Released, tmp_path: Path) -> None:
-    copy = released.copy(tmp_path)
+    copy = released.copy(tmp_path).committed()
     copy.record("eval", commit="0123abc+")
-    refused(copy, "eval of")
+    refused(copy, f"push: eval of {copy.root} came from uncommitted changes")
     copy.committed()
     refused(copy, "expected a repository, found none", SECTION)
     refused(copy, "expected a release section", "--repository", "me/small")
