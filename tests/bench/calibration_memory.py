@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 
-from distill.calibration import Calibration
+from distill.compress import Material
 from distill.compress.low_rank import low_rank
 from eval.audio import SAMPLE_RATE
 from eval.memory import peak_rss_mb
@@ -43,13 +43,14 @@ def main() -> None:
     model = load_model(given.model)
     window_s = 2 * model.config.max_source_positions * HOP / SAMPLE_RATE
     audio = [[str(folder / row["file_name"])] for row in rows if row["seconds"] >= window_s]
-    calibration = Calibration.spread(audio, model.config, math.ceil(60 * given.minutes / window_s), "bench:")
+    clips = min(len(audio), math.ceil(60 * given.minutes / window_s))
+    material = Material(audio, [None] * len(audio), clips, given.model)
     Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
     stood = psutil.Process().memory_info().rss / 1e6
-    low_rank(model, LowRank(), calibration)
+    low_rank(model, LowRank(), material)
     peak = peak_rss_mb()
     print(json.dumps({
-        "minutes": round(len(calibration) * window_s / 60, 2), "clips": len(calibration),
+        "minutes": round(clips * window_s / 60, 2), "clips": clips,
         "above_model_mb": round(peak - stood, 1), "peak_mb": round(peak, 1),
     }))  # fmt: skip
 

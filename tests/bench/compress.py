@@ -26,6 +26,7 @@ from tqdm import tqdm
 from transformers import WhisperForConditionalGeneration
 
 from distill.calibration import Calibration
+from distill.compress import Material
 from distill.compress.low_rank import low_rank
 from distill.student import encoder_macs_m, parameters_m
 from eval.audio import read_audio
@@ -68,9 +69,9 @@ def variants(
 ) -> dict[str, WhisperForConditionalGeneration]:
     """The models by the name of their row."""
     model = load_model(folder)
-    calibration = Calibration.spread([[audio] for audio, _ in train], model.config, count, "bench:")
-    made = {"original": model, "liteasr": low_rank(model, PUBLISHED, calibration, published)[0]}
-    made |= {name: low_rank(model, LowRank(preset=name), calibration)[0] for name in PRESETS}
+    material = Material([[audio] for audio, _ in train], [text for _, text in train], count, folder)
+    made = {"original": model, "liteasr": low_rank(model, PUBLISHED, material, published)[0]}
+    made |= {name: low_rank(model, LowRank(preset=name), material)[0] for name in PRESETS}
     made["magnitude"] = magnitude(folder)
     return made | {str(path): load_model(path) for path in healed}
 

@@ -97,9 +97,10 @@ def corpus(speech: Path, sets: dict[str, int]) -> list[Utterance]:
         rows = [row for row in find(source, Corpus(sources=[source]), Path(), 0) if row.split == "test"]
         for row in rows[:count]:
             seconds = seconds_of(Reference.parse(row.audio))
-            place = {"id": row.name, "source": name, "split": "train", "audio": [row.audio], "parts": [row.name]}
-            said = {"text": row.text, "speaker": row.speaker, "language": None}
-            items.append(Utterance(**place, **said, seconds=seconds, part_seconds=[seconds], sha256=""))
+            items.append(Utterance(
+                id=row.name, source=name, split="train", audio=[row.audio], parts=[row.name], text=row.text,
+                speaker=row.speaker, language=None, seconds=seconds, part_seconds=[seconds], sha256="",
+            ))  # fmt: skip
     return items
 
 

@@ -36,7 +36,7 @@ def main() -> None:
         "train.save_steps=3", "train.workers=1", "train.ema_decay=0.99", "labels.timestamps=true",
         "train.timestamps=0.5",
     ]  # fmt: skip
-    draw, stood = random.Random(0), []
+    draw, stood = random.Random(0), list[int]()
     with tempfile.TemporaryDirectory() as place:
         recipes = []
         for name in ("whole", "stopped"):
