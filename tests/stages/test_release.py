@@ -266,7 +266,7 @@ def test_a_push_that_broke_off_goes_on_and_is_one_revision(released: Released, t
         again = copy("--push", *options, HF_TOKEN=TOKEN, **place)
         assert again.stdout == f"me/small: {tag} is there already\n"
         assert len(hub.commits) == 1
-        assert hub.tokens == {f"Bearer {TOKEN}"}
+        assert hub.tokens == {f"Bearer {TOKEN}", ""}, "storage is asked without"
         assert TOKEN not in done.stdout + done.stderr + again.stdout + again.stderr
         hub.private["me/small"] = False
         refused(copy, "expected a private repository, found a public one", *options, **place)
