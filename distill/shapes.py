@@ -11,6 +11,7 @@ import torch
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 
 from distill.student import save_model
+from eval.runtimes.mel import POSITIONS_PER_SECOND
 from recipes.errors import UserError, run_main
 from recipes.shapes import SHAPES, Shape
 
@@ -40,8 +41,8 @@ def random_model(shape: Shape, vocabulary: Path, output: Path, seed: int = 0) ->
         d_model=shape.width, encoder_layers=shape.encoder_layers, decoder_layers=shape.decoder_layers,
         encoder_attention_heads=shape.heads, decoder_attention_heads=shape.heads,
         encoder_ffn_dim=shape.ffn or 4 * shape.width, decoder_ffn_dim=shape.ffn or 4 * shape.width, vocab_size=size,
-        num_mel_bins=features["feature_size"],
-        max_source_positions=features["chunk_length"] * 50, max_target_positions=shape.target_positions,
+        num_mel_bins=features["feature_size"], max_source_positions=features["chunk_length"] * POSITIONS_PER_SECOND,
+        max_target_positions=shape.target_positions,
         bos_token_id=generation["bos_token_id"], eos_token_id=generation["eos_token_id"],
         pad_token_id=generation["pad_token_id"], decoder_start_token_id=generation["decoder_start_token_id"],
     )  # fmt: skip

@@ -108,7 +108,7 @@ def _run(given: argparse.Namespace, _rest: list[str]) -> None:
         _start(recipe, spec, given)
         print(f"{spec.name:<10} done in {time.monotonic() - started:.0f} s", flush=True)
         ran += 1
-    if flow[-1].name in ("report", "release"):
+    if "report" in (spec.name for spec in flow):
         _conclude(recipe, ran)
 
 

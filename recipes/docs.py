@@ -41,28 +41,22 @@ def page(spec: Spec) -> str:
     ]
     names = [spec.name, *(name for name, place in _OTHERS.items() if place == spec.name)]
     for name in names:
-        if (field := Recipe.model_fields.get(name)) is not None:
-            lines += section(name, field)
+        if (field := Recipe.model_fields.get(name)) is not None:  # the report has none of its own name
+            lines += [line for model in _models(field.annotation) for line in section(name, model)]
     return "\n".join(lines) + "\n"
 
 
-def section(key: str, field: FieldInfo) -> list[str]:
+def section(key: str, model: type[BaseModel]) -> list[str]:
     """Heading, what it is for and a table of its options; sections inside it follow."""
-    (model,) = _models(field.annotation)
-    inner = [(f"{key}.{name}", each) for name, each in model.model_fields.items() if list(_models(each.annotation))]
     rows = [
         f"| `{name}` | {_kind(each.annotation)} | {_default(each)} | {_text(each)} |"
         for name, each in model.model_fields.items()
     ]
     about = " ".join((model.__doc__ or "").split())
     lines = ["", f"## {key}", "", about, "", "| option | value | default | |", "|---|---|---|---|", *rows]
-    for name, each in inner:
-        lines += [line for nested in _models(each.annotation) for line in _nested(name, nested)]
+    for name, each in model.model_fields.items():
+        lines += [line for nested in _models(each.annotation) for line in section(f"{key}.{name}", nested)]
     return lines
-
-
-def _nested(key: str, model: type[BaseModel]) -> list[str]:
-    return section(key, FieldInfo(annotation=model))
 
 
 def _opening(spec: Spec) -> str:

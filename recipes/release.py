@@ -35,20 +35,22 @@ class Release(Section):
 
     def chosen(self, export: Export) -> list[tuple[str, str, Precision]]:
         """Name, runtime and precision of the exports that are taken along."""
-        return [
-            (name, runtime, precision)
-            for name, runtime, precision in export.artefacts
-            if self.artefacts is None or precision in dict(self.artefacts).get(runtime, [])  # type: ignore[call-overload]
-        ]
+        wanted = self._named
+        return [artefact for artefact in export.artefacts if wanted is None or artefact[0] in wanted]
 
     def check(self, export: Export, sources: Sequence[str]) -> None:
         """ValueError for an artefact that the recipe does not export, and for the licence of a source it lacks."""
         made = [name for name, _, _ in export.artefacts]
-        for runtime, precisions in (self.artefacts or {}).items():
-            for precision in precisions:
-                if (name := f"{runtime}-{precision}") not in made:
-                    raise ValueError(
-                        f"release.artefacts: expected some of {', '.join(made)}, found {name}; add it to export"
-                    )
+        if wrong := [name for name in self._named or () if name not in made]:
+            raise ValueError(
+                f"release.artefacts: expected some of {', '.join(made)}, found {wrong[0]}; add it to export"
+            )
         if unknown := [name for name in self.data_licences if name not in sources]:
             raise ValueError(f"release.data_licences: expected some of {', '.join(sources)}, found {unknown[0]}")
+
+    @property
+    def _named(self) -> list[str] | None:
+        """Names of the chosen artefacts; None for all."""
+        if self.artefacts is None:
+            return None
+        return [f"{runtime}-{precision}" for runtime, precisions in self.artefacts.items() for precision in precisions]

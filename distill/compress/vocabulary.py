@@ -21,9 +21,9 @@ from tokenizers import Tokenizer
 from transformers import GenerationConfig, WhisperForConditionalGeneration
 
 from distill.compress import Material
-from distill.compress.window import POSITIONS_PER_SECOND
 from distill.student import rebuilt
 from eval.runtimes.format import Settings, load_tokenizer
+from eval.runtimes.mel import POSITIONS_PER_SECOND
 from recipes.compression import Vocabulary
 from recipes.errors import UserError
 from recipes.stage import write_beside, write_json

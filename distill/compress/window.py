@@ -15,12 +15,10 @@ from distill.compress import Material
 from distill.student import rebuilt
 from eval.audio import SAMPLE_RATE
 from eval.runtimes.format import Settings
-from eval.runtimes.mel import HOP
+from eval.runtimes.mel import POSITIONS_PER_SECOND
 from recipes.compression import Window
 from recipes.errors import UserError
 from recipes.stage import write_json
-
-POSITIONS_PER_SECOND = SAMPLE_RATE // (2 * HOP)
 
 
 def shorten(

@@ -63,7 +63,7 @@ def export_onnx(
     another dtype or device, for an untied head, and for an unknown precision.
     """
     from distill.export.onnx_merge import merge_decoder, tidy
-    from distill.export.onnx_quantize import quantize, store_bytes, store_half
+    from distill.export.onnx_quantize import quantize, store
 
     if unknown := [precision for precision in precisions if precision not in SUFFIX]:
         raise ValueError(f"precisions: expected some of {', '.join(SUFFIX)}, found {', '.join(unknown)}")
@@ -87,8 +87,7 @@ def export_onnx(
         }
         files[precision] = []
         for name, graph in models.items():
-            stored = graph if precision == "fp32" else store_half(graph) if precision == "fp16" else store_bytes(graph)
-            files[precision] += _save(stored, folder / f"{name}{SUFFIX[precision]}.onnx")
+            files[precision] += _save(store(graph, precision), folder / f"{name}{SUFFIX[precision]}.onnx")
     return files
 
 

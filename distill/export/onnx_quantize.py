@@ -8,11 +8,12 @@ D width, V vocabulary.
 """
 
 import logging
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from recipes.sections import Precision
 
 if TYPE_CHECKING:
     import onnx
@@ -52,45 +53,29 @@ def quantize_columns(weight_DV: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.clip(np.rint(weight_DV / scale_V), -127, 127).astype(np.int8), scale_V
 
 
-def store_half(model: "onnx.ModelProto") -> "onnx.ModelProto":
-    """The same model with float32 matrices stored as float16, each behind a Cast that is folded at load.
+def store(model: "onnx.ModelProto", precision: Precision) -> "onnx.ModelProto":
+    """The same model with its float32 matrices in the precision's width, widened by nodes that are folded at load.
 
-    Vectors (norms, biases, the scales of int8 columns) stay float32. Computing in float16 instead
-    (onnxruntime.transformers.float16, the same file size) is slower on a CPU, 1 thread of a busy AMD EPYC:
-    a decoder step takes 12.5 against 9.8 ms (whisper-tiny's shape), 1.5 against 0.5 ms (alnum teacher); the
-    encoder is equal within noise, its states off by 2.3e-3 against 1.1e-3. Only the file shrinks: in memory
-    the weights are float32.
+    float16 behind a Cast; int8 with a scale a row behind a Cast and a Mul, which are what an int8 graph still has in
+    float: convolutions (a row is an output channel) and positions. Vectors (norms, biases, the scales of int8 columns)
+    stay float32. Computing in float16 instead (onnxruntime.transformers.float16, the same file size) is slower on a
+    CPU, 1 thread of a busy AMD EPYC: a decoder step takes 12.5 against 9.8 ms (whisper-tiny's shape), 1.5 against 0.5
+    ms (alnum teacher); the encoder is equal within noise, its states off by 2.3e-3 against 1.1e-3. Only the file
+    shrinks: in memory the weights are float32.
     """
-    return _stored(model, lambda weight: (weight.astype(np.float16), None))
-
-
-def store_bytes(model: "onnx.ModelProto") -> "onnx.ModelProto":
-    """The same model with float32 matrices stored as int8 with a scale a row, computed as float32 like `store_half`'s.
-
-    What is left of them in an int8 graph: convolutions (a row is an output channel) and positions.
-    """
-    return _stored(model, quantize_rows)
-
-
-def quantize_rows(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Symmetric int8 of the same shape and a float32 scale for each index of the first axis, kept as an axis of one."""
-    rows, scale = quantize_columns(weight.reshape(len(weight), -1).T)
-    return rows.T.reshape(weight.shape), scale.reshape(-1, *[1] * (weight.ndim - 1))
-
-
-def _stored(
-    model: "onnx.ModelProto", narrow: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray | None]]
-) -> "onnx.ModelProto":
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
+    if precision == "fp32":
+        return model
     stored = onnx.ModelProto()
     stored.CopyFrom(model)
     widened = []
     for tensor in list(stored.graph.initializer):
         if tensor.data_type != TensorProto.FLOAT or len(tensor.dims) < 2 or 0 in tensor.dims:
             continue
-        name, (values, scale) = tensor.name, narrow(numpy_helper.to_array(tensor))
+        name, weight = tensor.name, numpy_helper.to_array(tensor)
+        values, scale = quantize_rows(weight) if precision == "int8" else (weight.astype(np.float16), None)
         tensor.CopyFrom(numpy_helper.from_array(values, f"{name}.stored"))
         cast = name if scale is None else f"{name}.cast"
         widened.append(helper.make_node("Cast", [tensor.name], [cast], f"{name}.float", to=TensorProto.FLOAT))
@@ -101,3 +86,9 @@ def _stored(
     del stored.graph.node[:]
     stored.graph.node.extend(nodes)
     return stored
+
+
+def quantize_rows(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Symmetric int8 of the same shape and a float32 scale for each index of the first axis, kept as an axis of one."""
+    rows, scale = quantize_columns(weight.reshape(len(weight), -1).T)
+    return rows.T.reshape(weight.shape), scale.reshape(-1, *[1] * (weight.ndim - 1))

@@ -14,9 +14,9 @@ N points, T terms.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 
 import numpy as np
+from scipy.optimize import nnls
 
 from recipes.shapes import Shape
 
@@ -69,23 +69,12 @@ def terms(shape: Shape) -> dict[str, float]:
 
 
 def nonnegative(features_NT: np.ndarray, values_N: np.ndarray) -> np.ndarray:
-    """Coefficients [T], none negative, with the least sum of squared relative errors; the fewest of equally good ones.
-
-    The best such fit is the plain one on the terms it uses, and these are few: every choice of them is tried.
-    """
+    """Coefficients [T], none negative, with the least sum of squared relative errors."""
     rows_NT = features_NT / values_N[:, None]
-    scale_T = np.linalg.norm(rows_NT, axis=0)
-    rows_NT = rows_NT / np.where(scale_T > 0, scale_T, 1)
-    count = features_NT.shape[1]
-    best_T, least = np.zeros(count), np.inf
-    for size in range(1, count + 1):
-        for chosen in map(list, combinations(range(count), size)):
-            found = np.linalg.lstsq(rows_NT[:, chosen], np.ones(len(values_N)), rcond=None)[0]
-            error = float(np.sum((rows_NT[:, chosen] @ found - 1) ** 2))
-            if (found >= 0).all() and error < least * (1 - 1e-9) - 1e-18:
-                best_T, least = np.zeros(count), error
-                best_T[chosen] = found
-    return best_T / np.where(scale_T > 0, scale_T, 1)
+    scale_T = np.linalg.norm(rows_NT, axis=0)  # terms differ by many powers of ten
+    scale_T = np.where(scale_T > 0, scale_T, 1)
+    found_T: np.ndarray = nnls(rows_NT / scale_T, np.ones(len(values_N)))[0] / scale_T
+    return found_T
 
 
 @dataclass(frozen=True)

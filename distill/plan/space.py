@@ -8,8 +8,8 @@ from typing import Self
 
 import numpy as np
 
-from distill.compress.window import POSITIONS_PER_SECOND
 from eval.runtimes.format import Settings, load_tokenizer
+from eval.runtimes.mel import POSITIONS_PER_SECOND
 from recipes.check import model_shape
 from recipes.errors import UserError
 from recipes.shapes import HUB_SHAPES, SHAPES, Shape
@@ -82,8 +82,9 @@ class Teacher:
     def cut(self, candidate: Candidate) -> Shape:
         """The student's shape: what `distill.compress` leaves of tokens and window."""
         vocabulary = self.shape.vocabulary
-        if candidate.tokens is not None:  # timestamps, each 20 ms, end with the window
-            vocabulary -= self.text_tokens - candidate.tokens + 50 * (self.seconds - candidate.seconds)
+        if candidate.tokens is not None:  # timestamps, one a position, end with the window
+            shorter = POSITIONS_PER_SECOND * (self.seconds - candidate.seconds)
+            vocabulary -= self.text_tokens - candidate.tokens + shorter
         shape = self.shape.cut(candidate.encoder_layers, candidate.decoder_layers)
         return replace(shape, vocabulary=vocabulary, source_positions=candidate.seconds * POSITIONS_PER_SECOND)
 

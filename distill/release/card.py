@@ -13,6 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from distill.release.folder import released_files
 from eval.report_page import figure, word
+from eval.runtimes.mel import POSITIONS_PER_SECOND
 from recipes.flow import stages
 from recipes.freshness import read_record
 from recipes.schema import Recipe
@@ -96,7 +97,8 @@ def body(recipe: Recipe, report: Mapping[str, Any], folder: Path) -> str:
         systems={name: systems[name] for name in (TEACHER, *names) if name in systems},
         variants={name: variants[name] for name in (TEACHER, *names) if name in variants},
         budgets=[report["budget"], *report["other_budgets"]] if report["budget"] else [], names=names,
-        teacher=systems.get(TEACHER), student=systems.get(STUDENT), window_s=config["max_source_positions"] / 50,
+        teacher=systems.get(TEACHER), student=systems.get(STUDENT),
+        window_s=config["max_source_positions"] / POSITIONS_PER_SECOND,
         chosen=recipe.release.chosen(recipe.export), changed=any(folder.glob("modeling_*.py")),
         parameters_m=_parameters(report), english_only=recipe.teacher.language is None,
         records={spec.name: read_record(recipe.root / spec.name) for spec in stages(recipe) if spec.name != "release"},

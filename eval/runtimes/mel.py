@@ -8,6 +8,8 @@ from functools import cache
 import numpy as np
 
 N_FFT, HOP, RATE = 400, 160, 16_000
+POSITIONS_PER_SECOND = RATE // (2 * HOP)
+"""Of the encoder, whose second convolution takes every other frame."""
 FLOOR = 1e-10
 """Power below which a mel value is cut, before the logarithm."""
 

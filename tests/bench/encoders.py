@@ -8,8 +8,7 @@ B batch, F mel bins, T mel frames.
 """
 
 import tempfile
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,10 +21,10 @@ from distill.student import cut
 from eval.runtimes import open_runtime
 from eval.runtimes.transcriber import Runtime
 from recipes.sections import Precision
+from tests.bench.turns import medians_ms
 
 SYSTEMS: dict[str, tuple[Precision, ...]] = {"onnx": ("fp32", "int8"), "openvino": ("fp32", "fp16", "int8")}
 SMOOTH_QUANT = (0.5,)
-WARM_UP = 3
 
 
 def shallow(model: WhisperForConditionalGeneration) -> WhisperForConditionalGeneration:
@@ -63,24 +62,18 @@ def encoder_times(
     Beside the time that passed (`p50`) stands the processor time of all this process's threads (`cpu`), which other
     programs' turns are not in.
     """
-    spent = {(name, system): list[np.ndarray]() for name, of in encoders.items() for system in of}
-    for run in tqdm(range(-WARM_UP, runs), "encoders"):
-        for (name, system), times in spent.items():
-            started = _clocks_ms()
-            encoders[name][system].encode(mels[run % len(mels)])
-            if run >= 0:
-                times.append(_clocks_ms() - started)
-    medians = {key: np.median(times, axis=0) for key, times in spent.items()}
+
+    def encode(runtime: Runtime) -> Callable[[int], object]:
+        return lambda run: runtime.encode(mels[run % len(mels)])
+
+    calls = {(name, system): encode(runtime) for name, of in encoders.items() for system, runtime in of.items()}
+    medians = medians_ms(calls, runs, "encoders")
     first, rows = next(iter(encoders)), dict[str, dict[str, dict[str, float]]]()
     for name, of in encoders.items():
         rows[name] = {}
         for clock, figure in enumerate(("p50", "cpu")):
-            ms = {system: float(medians[name, system][clock]) for system in of}
-            over = {system: ms[system] / float(medians[first, system][clock]) for system in of}
+            ms = {system: medians[name, system][clock] for system in of}
+            over = {system: ms[system] / medians[first, system][clock] for system in of}
             rows[name][f"encoder_{figure}_ms"] = {system: round(value, 2) for system, value in ms.items()}
             rows[name][f"encoder_{figure}_ratio"] = {system: round(value, 3) for system, value in over.items()}
     return rows
-
-
-def _clocks_ms() -> np.ndarray:
-    return 1e3 * np.array([time.perf_counter(), time.process_time()])

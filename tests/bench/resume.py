@@ -21,6 +21,7 @@ from tests.stages.test_labels import folder
 
 
 def losses(metrics: Path) -> list[float]:
+    """Of every step that was logged."""
     return [row["loss"] for row in map(json.loads, metrics.read_text().splitlines()) if "loss" in row]
 
 

@@ -13,15 +13,12 @@ own, since other work on the machine would be larger than the differences.
 import argparse
 import json
 import tempfile
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from tqdm import tqdm
 
 from distill.export import Student
 from distill.export.compressed_tensors_export import CLIPS, SCHEMES, calibration_batches, group_size, w4a16
@@ -34,6 +31,7 @@ from eval.runtimes import open_runtime, weight_files
 from eval.runtimes.torch import TorchRuntime, load_model
 from eval.runtimes.transcriber import Transcriber
 from tests.bench.compress import Rows, clips, said
+from tests.bench.turns import medians_ms
 
 PUBLISHED = {"whisper-large-v3 w4a16": [12.66, 12.95]}
 
@@ -63,15 +61,13 @@ def psnr_db(student: Student, runtimes: Mapping[str, Any], count: int = 32) -> d
 def clip_cpu_ms(runtimes: Mapping[str, Any], folder: Path, test: Rows, runs: int) -> dict[str, float]:
     """Median processor time of a clip by runtime, all in turn."""
     sides = {name: Transcriber(runtime, folder, "en") for name, runtime in runtimes.items()}
-    spent: dict[str, list[float]] = {name: [] for name in sides}
-    for run in tqdm(range(-2, runs), "clips"):
-        samples = read_audio(test[run % len(test)][0])
-        for name, side in sides.items():
-            started = time.process_time()
-            side.transcribe([samples])
-            if run >= 0:
-                spent[name].append(1e3 * (time.process_time() - started))
-    return {name: round(float(np.median(times)), 2) for name, times in spent.items()}
+    clips = [read_audio(audio) for audio, _ in test[:runs]]
+
+    def transcribe(side: Transcriber) -> Callable[[int], object]:
+        return lambda run: side.transcribe([clips[run % len(clips)]])
+
+    medians = medians_ms({name: transcribe(side) for name, side in sides.items()}, runs, "clips")
+    return {name: round(cpu, 2) for name, (_, cpu) in medians.items()}
 
 
 def main() -> None:

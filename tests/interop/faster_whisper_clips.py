@@ -22,6 +22,7 @@ from faster_whisper.audio import decode_audio, pad_or_trim
 
 
 def main() -> None:
+    """Print what it hears in each file."""
     parser = argparse.ArgumentParser()
     parser.add_argument("model", type=Path, help="folder with model.bin")
     parser.add_argument("audio", nargs="+")

@@ -13,6 +13,7 @@ import soundfile
 
 
 def main() -> None:
+    """Print what it hears in each file."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("model", help="folder with openvino_encoder_model.xml and its companions")
     parser.add_argument("audio", nargs="+")

@@ -18,6 +18,7 @@ SUFFIX = {"fp32": "", "fp16": "_fp16", "int8": "_quantized"}
 
 
 def main() -> None:
+    """Print what it hears in each file."""
     parser = argparse.ArgumentParser()
     parser.add_argument("model", help="export folder")
     parser.add_argument("audio", nargs="+", help="16 kHz mono")

@@ -89,6 +89,7 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """$SOTTOVOCE_MODEL, or else half the decoder of the demo's teacher."""
     if given := os.environ.get("SOTTOVOCE_MODEL"):
         return Path(given)
     folder = tmp_path_factory.mktemp("checkpoint")
@@ -159,8 +160,10 @@ def test_a_loader_says_what_torch_says(
 
 
 def multilingual(folder: Path) -> bool:
+    """Whether a model folder's prompt names a language."""
     return bool(json.loads((folder / "generation_config.json").read_text())["is_multilingual"])
 
 
 def vocabulary(folder: Path) -> int:
+    """Tokens of a model folder."""
     return int(json.loads((folder / "config.json").read_text())["vocab_size"])

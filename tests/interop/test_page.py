@@ -26,8 +26,8 @@ from eval.runtimes.onnx import SUFFIX
 from eval.runtimes.torch import load_model
 from eval.runtimes.transcriber import Transcriber
 from eval.web_packages import MEMBERS
+from tests.browser import CHROMIUM, LAST, READY, Browser, hear
 from tests.conftest import ROOT, TEACHER
-from tests.interop.browser import CHROMIUM, LAST, READY, Browser, hear
 
 SPEECH = Path(os.environ.get("SPEECH", ROOT.parent / "shared" / "speech"))
 PACKAGES = ROOT / ".interop" / "page"
@@ -44,12 +44,14 @@ pytestmark = [
 
 @pytest.fixture(scope="module", autouse=True)
 def asked_for(request: pytest.FixtureRequest) -> None:
+    """Only where interop tests were named: a browser takes minutes."""
     if not any("interop" in str(argument) for argument in request.config.args):
         pytest.skip("takes minutes; make interop")
 
 
 @pytest.fixture(scope="module")
 def recordings() -> list[Path]:
+    """Test clips of both corpora."""
     found: list[Path] = []
     for corpus in ("an4", "digits"):
         files = sorted(file for file in (SPEECH / corpus / "test").glob("*") if file.suffix in (".flac", ".wav"))
@@ -61,6 +63,7 @@ def recordings() -> list[Path]:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """$SOTTOVOCE_EXPORT, or else the demo's teacher as ONNX."""
     if given := os.environ.get("SOTTOVOCE_EXPORT"):
         return Path(given)
     folder = tmp_path_factory.mktemp("demo") / "export" / "model"
@@ -100,6 +103,7 @@ def serving(log: Path, *command: str, folder: Path = ROOT) -> Iterator[str]:
 
 @pytest.fixture
 def server(model: Path, tmp_path: Path) -> Callable[[], AbstractContextManager[str]]:
+    """Serves the model, its log kept."""
     command = ("eval.serve", str(model), "--packages", str(PACKAGES), "--port", "0")
     return partial(serving, tmp_path / "log", *command)
 

@@ -31,6 +31,7 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 def sottovoce(*arguments: str) -> list[str]:
+    """The command line, by this Python."""
     return [sys.executable, "-m", "recipes.cli", *arguments]
 
 
@@ -48,6 +49,7 @@ def run() -> Run:
 
 
 def write_recipe(folder: Path, speech: Path) -> Path:
+    """The small recipe and its device; the path of the recipe."""
     # A device that asks for no threads of its own: nothing is measured twice.
     limits = "{clip_p95_ms: 10000, peak_rss_mb: 1000, size_mb: 500, wer_increase: 50}"
     (folder / "device.yaml").write_text(f"{{name: device, description: d, source: s, limits: {limits}}}")

@@ -35,6 +35,7 @@ class Hub:
     """As they came in the requests' headers."""
 
     def answer(self, verb: str, path: str, body: bytes) -> tuple[int, Any]:
+        """Status and body of one request."""
         path = unquote(path.partition("?")[0])
         values = json.loads(body) if body[:1] == b"{" and b"\n" not in body.strip() else {}
         head, _, last = path.rpartition("/")

@@ -59,10 +59,12 @@ class Noise:
         self.mels = [mel_FT[None] for mel_FT in random_mel(model, clips)]
 
     def calibration(self, model: WhisperForConditionalGeneration) -> list[np.ndarray]:
+        """Clips of the training split."""
         frames = 2 * model.config.max_source_positions
         return [mel_1FT[..., :frames] for mel_1FT in self.mels]
 
     def tokens(self, model: WhisperForConditionalGeneration) -> list[list[int]]:
+        """A few tokens [L] that are no special ones."""
         draw = np.random.default_rng(2)
         return [draw.integers(0, model.config.vocab_size, 12).tolist() for _ in self.mels]
 

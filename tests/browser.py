@@ -1,6 +1,6 @@
 """Headless Chromium over the DevTools protocol, spoken through a pipe: needs nothing but Python.
 
-python -m tests.interop.browser ADDRESS CLIP OUT.webp [--width 1280] [--dark]     a picture of the page, for the docs
+python -m tests.browser ADDRESS CLIP OUT.webp [--width 1280] [--dark]     a picture of the page, for the docs
 """
 
 import argparse
