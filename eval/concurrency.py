@@ -21,6 +21,7 @@ from eval.latency import without_sklearn
 from eval.memory import peak_rss_mb
 from eval.runtimes import open_runtime
 from eval.runtimes.transcriber import Transcriber
+from recipes.machine import end_with_parent
 
 
 def serve(task: dict[str, Any]) -> dict[str, Any]:
@@ -73,5 +74,6 @@ def serve(task: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    end_with_parent()
     without_sklearn()
     print(json.dumps(serve(json.load(sys.stdin))))

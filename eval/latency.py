@@ -18,6 +18,7 @@ from eval.memory import peak_rss_mb
 from eval.placement import placement
 from eval.runtimes import open_runtime
 from eval.runtimes.transcriber import Generator, Runtime, Transcriber
+from recipes.machine import end_with_parent
 
 CACHES = (10, 200)
 """Tokens in the decoder's cache at which a token is timed."""
@@ -199,5 +200,6 @@ def without_sklearn() -> None:
 
 
 if __name__ == "__main__":
+    end_with_parent()
     without_sklearn()
     print(json.dumps(measure(json.load(sys.stdin))))
