@@ -14,7 +14,7 @@ the presets is `tests.bench.heal`.
 import argparse
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -90,19 +90,19 @@ def heard(model: WhisperForConditionalGeneration, folder: Path, test: Rows) -> E
 
 def table(
     models: Mapping[str, WhisperForConditionalGeneration], folders: Mapping[str, Path], train: Rows, test: Rows,
-    *, runs: int, threads: int,
+    *, runs: int, threads: int, timed: Collection[str] | None = None,
 ) -> tuple[dict[str, dict[str, Any]], dict[str, Errors]]:  # fmt: skip
     """Size, work, WER and encoder times of each model, and its edits; the first is the original.
 
-    Tokenizers and processors are those of the models' folders.
+    Tokenizers and processors are those of the models' folders. Without names in `timed`, all are timed.
     """
     errors = {name: heard(model, folders[name], test) for name, model in models.items()}
     with tempfile.TemporaryDirectory() as place:
-        made = {name: shallow(model) for name, model in models.items()}
+        made = {name: shallow(model) for name, model in models.items() if timed is None or name in timed}
         encoders = exported(made, folders, [[audio] for audio, _ in train], place, threads)
         mels = {
             name: list(Calibration.spread([[audio] for audio, _ in test], model.config, 10, "bench:"))
-            for name, model in models.items()
+            for name, model in made.items()
         }
         times = encoder_times(encoders, mels, runs)
     original, rows = next(iter(models)), dict[str, dict[str, Any]]()
@@ -113,7 +113,7 @@ def table(
             "encoder_nonzero_m": round(sum(int(each.count_nonzero()) for each in encoder.parameters()) / 1e6, 3),
             "wer": interval(errors[name]),
             **({} if name == original else {"to_original": interval(errors[name], errors[original])}),
-            **times[name],
+            **times.get(name, {}),
         }  # fmt: skip
     return rows, errors
 
