@@ -27,7 +27,7 @@ demo: setup ## the whole way offline: synthetic audio to a benchmarked student a
 # Two processes of one thread each: the tests' models are too small for a second thread to help.
 WORKERS ?= 2
 test: setup ## unit and stage tests
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist worksteal
 
 # Loaders that do not install beside transformers 5, each in an environment of its own, built when missing.
 INTEROP := .interop

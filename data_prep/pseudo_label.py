@@ -3,6 +3,8 @@
 accelerate launch data_prep/pseudo_label.py recipes/demo/recipe.yaml
 """
 
+import eval.startup  # noqa: F401
+
 import json
 import statistics
 import time

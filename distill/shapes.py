@@ -3,6 +3,8 @@
 python -m distill.shapes tiny VOCABULARY_FOLDER OUTPUT_FOLDER
 """
 
+import eval.startup  # noqa: F401
+
 import argparse
 import json
 from pathlib import Path

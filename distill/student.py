@@ -7,6 +7,8 @@ and the last among them (Shleifer and Rush 2020; Gandhi et al. 2023, arXiv 2311.
 With `student.init: scratch` the shape alone is kept, and the weights are random.
 """
 
+import eval.startup  # noqa: F401
+
 import copy
 import json
 import re

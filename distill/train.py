@@ -5,6 +5,8 @@ accelerate launch distill/train.py recipes/demo/recipe.yaml
 With `--stage heal` the same is done to the compressed student, by the recipe's section `heal`.
 """
 
+import eval.startup  # noqa: F401
+
 import argparse
 from dataclasses import replace
 

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 
 from eval.audio import read_audio
-from eval.latency import without_sklearn
 from eval.memory import peak_rss_mb
 from eval.runtimes import open_runtime
 from eval.runtimes.transcriber import Transcriber
@@ -75,5 +74,4 @@ def serve(task: dict[str, Any]) -> dict[str, Any]:
 
 if __name__ == "__main__":
     end_with_parent()
-    without_sklearn()
     print(json.dumps(serve(json.load(sys.stdin))))

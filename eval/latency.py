@@ -190,16 +190,6 @@ def _spread(seconds: list[float]) -> dict[str, float] | None:
     return {"p50": 1e3 * float(p50), "p95": 1e3 * float(p95), "max": 1e3 * max(seconds)}
 
 
-def without_sklearn() -> None:
-    """Hide scikit-learn from this process.
-
-    transformers imports it where it is installed (nncf brings it) and uses nothing of it here: PyTorch's peak memory
-    grew from 454 to 557 MB by it, and its cold start by a second.
-    """
-    sys.modules["sklearn"] = None  # type: ignore[assignment]
-
-
 if __name__ == "__main__":
     end_with_parent()
-    without_sklearn()
     print(json.dumps(measure(json.load(sys.stdin))))

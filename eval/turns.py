@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 
 from eval.audio import read_audio
-from eval.latency import without_sklearn
 from eval.runtimes import open_runtime
 from eval.runtimes.transcriber import Transcriber
 from recipes.errors import RunError
@@ -109,5 +108,4 @@ def serve(task: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    without_sklearn()
     serve(json.loads(sys.stdin.readline()))

@@ -6,6 +6,8 @@ Writes hypotheses-SYSTEM.json, and hypotheses-SYSTEM.CONDITION.json for noise an
 (a killed run goes on after the last), and wer.json.
 """
 
+import eval.startup  # noqa: F401
+
 import json
 import os
 from collections.abc import Sequence

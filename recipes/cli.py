@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import psutil
@@ -37,6 +37,22 @@ from recipes.schema import Recipe, json_schema, load
 _HOME = Path(__file__).resolve().parent.parent
 """Where the stage files are: the checkout, or site-packages."""
 
+ONE_CPU_PROCESS = {
+    "compute_environment": "LOCAL_MACHINE", "distributed_type": "NO", "use_cpu": True, "num_machines": 1,
+    "num_processes": 1, "machine_rank": 0, "mixed_precision": "no",
+}  # fmt: skip
+"""What `recipes/accelerate/cpu.yaml` says."""
+
+
+MODULES = {
+    "transcribe": ("eval.transcribe", "text of audio files"),
+    "serve": ("eval.serve", "try a student in a browser"),
+    "compare": ("eval.compare", "finished runs side by side, regressions flagged"),
+    "plan": ("distill.plan", "the largest students that fit a budget, before training"),
+    "release": ("distill.release", "a finished run as a folder for others, or pushed"),
+}
+"""Commands that are modules of their own and read their own arguments."""
+
 
 def main() -> None:
     """The console script."""
@@ -44,6 +60,12 @@ def main() -> None:
 
 
 def _main() -> None:
+    given, rest = parse(sys.argv[1:])
+    given.function(given, rest)
+
+
+def parse(words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """What the command line says, its `function` among it, and what is left for a module of its own."""
     parser = argparse.ArgumentParser(
         prog="sottovoce", description="Audio in, a small student proven to fit a device out.",
         epilog="Exit status: 0 done, 1 failed to run, 2 bad input, 3 a required budget is missed.",
@@ -57,46 +79,47 @@ def _main() -> None:
         command = commands.add_parser(name, help=text)
         command.add_argument("recipe", type=Path, help="recipe file, such as recipes/demo/recipe.yaml")
         command.add_argument("overrides", nargs="*", help="section.key=value")
-        command.set_defaults(function=function)
+        command.set_defaults(function=function, first=None, last=None)
         if name == "run":
             command.add_argument(
                 "--from", dest="first", choices=SPECS, metavar="STAGE", help="rerun from this stage on"
             )
             command.add_argument("--until", dest="last", choices=SPECS, metavar="STAGE", help="stop after this stage")
-    transcribe = commands.add_parser("transcribe", help="text of audio files", add_help=False)
-    transcribe.set_defaults(function=_module("eval.transcribe"))
-    serve = commands.add_parser("serve", help="try a student in a browser", add_help=False)
-    serve.set_defaults(function=_module("eval.serve"))
-    compare = commands.add_parser("compare", help="finished runs side by side, regressions flagged", add_help=False)
-    compare.set_defaults(function=_module("eval.compare"))
-    plan = commands.add_parser("plan", help="the largest students that fit a budget, before training", add_help=False)
-    plan.set_defaults(function=_module("distill.plan"))
-    release = commands.add_parser("release", help="a finished run as a folder for others, or pushed", add_help=False)
-    release.set_defaults(function=_module("distill.release"))
+    for name, (module, text) in MODULES.items():
+        commands.add_parser(name, help=text, add_help=False).set_defaults(function=_module(module))
     commands.add_parser("schema", help="print the recipe's JSON schema").set_defaults(
         function=lambda _given, _rest: print(json_schema())
     )
-    given, rest = parser.parse_known_args()
+    given, rest = parser.parse_known_args(words)
     if "overrides" in given:  # argparse stops filling a list of positionals at the first option; the rest is ours
         given.overrides += [word for word in rest if not word.startswith("-")]
         rest = [word for word in rest if word.startswith("-")]
     if rest and given.function in (_run, _check, _stages):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    given.function(given, rest)
+    return given, rest
 
 
-def _run(given: argparse.Namespace, _rest: list[str]) -> None:
+def chosen(given: argparse.Namespace) -> tuple[Recipe, list[Spec]]:
+    """The recipe and its stages from the first to the last that the command names.
+
+    Raises UserError for what is wrong with the command, the recipe or its paths and shapes, before anything runs.
+    """
     recipe = load(given.recipe, given.overrides)
     flow = stages(recipe)
     names = [spec.name for spec in flow]
     for option in (given.first, given.last):
         if option is not None and option not in names:
             raise UserError(f"stage {option}: not in this recipe; it has {', '.join(names)}")
-    estimate(recipe)  # paths and shapes are refused here, before anything runs
+    estimate(recipe)
+    return recipe, flow[: names.index(given.last) + 1] if given.last else flow
+
+
+def _run(given: argparse.Namespace, _rest: list[str]) -> None:
+    recipe, flow = chosen(given)
     if given.first is not None:
+        names = [spec.name for spec in stages(recipe)]
         for name in names[names.index(given.first) :]:
             (recipe.root / name / "stage.json").unlink(missing_ok=True)
-    flow = flow[: names.index(given.last) + 1] if given.last else flow
     ran = 0
     for spec in flow:
         now = state(recipe, spec.name)
@@ -122,20 +145,20 @@ def _start(recipe: Recipe, spec: Spec, given: argparse.Namespace) -> None:
         _, script, *options = rest
         launcher, variables = _launcher(recipe.launch)
         environment = variables | environment
-        command = [sys.executable, "-m", *launcher, str(_HOME / script), *options]
+        command = [sys.executable, *launcher, str(_HOME / script), *options]
     else:
-        command = [sys.executable, *rest]
+        launcher, command = [], [sys.executable, *rest]
     with tempfile.TemporaryDirectory() as folder:
         message = Path(folder) / "message"
         environment |= {MESSAGES: str(message)}
         process = subprocess.Popen([*command, str(given.recipe), *given.overrides], env=environment)
-        code = _wait(process, launched=program == "accelerate")
+        code = _wait(process, launched=bool(launcher))
         left = json.loads(message.read_text()) if message.is_file() else {}
     if code == 0:
         return
     again = shlex.join(["sottovoce", "run", str(given.recipe), *given.overrides])
     # accelerate's launcher hides a stage's exit status, and says much after a process's own message.
-    cause = f": {left.get('message', f'a process ended with exit status {code}')}" if program == "accelerate" else ""
+    cause = f": {left.get('message', f'a process ended with exit status {code}')}" if launcher else ""
     print(f"{spec.name:<10} failed{cause}; `{again}` goes on from here", file=sys.stderr)
     sys.exit(left.get("status", code if code in (1, 2, 3) else 1))
 
@@ -156,9 +179,9 @@ def _wait(process: subprocess.Popen[bytes], *, launched: bool) -> int:
 
 
 def _launcher(launch: Path | None) -> tuple[list[str], dict[str, str]]:
-    """The module that starts a stage's processes with its options, and environment variables."""
+    """Python's arguments that start a stage's processes, none where it needs no launcher, and environment variables."""
     # `accelerate launch` itself, without two seconds of importing its other commands.
-    accelerate = ["accelerate.commands.launch", "--quiet"]
+    accelerate = ["-m", "accelerate.commands.launch", "--quiet"]
     if launch is None:
         return accelerate, {}
     settings = yaml.safe_load(launch.read_text())
@@ -166,8 +189,11 @@ def _launcher(launch: Path | None) -> tuple[list[str], dict[str, str]]:
     threads = {"OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // processes))}
     if settings.get("distributed_type") == "MULTI_CPU":
         # accelerate 1.15 starts one process here, whatever num_processes says: the others it leaves to MPI.
-        torchrun = ["torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+        torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
         return torchrun, threads | {"ACCELERATE_USE_CPU": "true"}
+    if settings == ONE_CPU_PROCESS:
+        # Nothing to launch but this variable: the launcher imports torch, two seconds and 230 MB for as long as we run.
+        return [], threads | {"ACCELERATE_USE_CPU": "true"}
     return [*accelerate, "--config_file", str(launch)], threads
 
 
@@ -200,7 +226,7 @@ def _stages(given: argparse.Namespace, _rest: list[str]) -> None:
 
 
 def _module(name: str) -> Callable[[argparse.Namespace, list[str]], None]:
-    """A command that is a module of its own and reads its own arguments."""
+    """Starts a module as a process with the arguments left, and ends as it does."""
 
     def start(_given: argparse.Namespace, rest: list[str]) -> None:
         environment = ONE_BLAS_THREAD | os.environ

@@ -1,9 +1,12 @@
 """Fixtures: a tiny real corpus, made once, and the teacher that ships with the demo."""
 
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parent.parent
 TEACHER = ROOT / "recipes" / "demo" / "teacher"
@@ -14,14 +17,38 @@ SENTENCES = (
 )  # fmt: skip
 
 
-@pytest.fixture(scope="session")
-def speech(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An audiofolder of synthetic speech: 16 train, 4 validation, 4 test utterances."""
-    from data_prep.synthesize import VOICES, synthesize
+Once = Callable[[str, Callable[[Path], None]], Path]
 
-    folder = tmp_path_factory.mktemp("speech")
-    cuts = {"train": SENTENCES[:16], "validation": SENTENCES[16:20], "test": SENTENCES[20:]}
-    for split, sentences in cuts.items():
-        rows = synthesize(sentences, VOICES, folder / split, seed=1)
-        (folder / split / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+@pytest.fixture(scope="session")
+def once(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Once:
+    """A named folder, filled by the first worker that asks for it; the others wait, and all of them only read."""
+    own = tmp_path_factory.getbasetemp()
+    root = own if worker_id == "master" else own.parent
+
+    def folder(name: str, fill: Callable[[Path], None]) -> Path:
+        place, done = root / name, root / f"{name}.done"
+        with FileLock(root / f"{name}.lock"):
+            if not done.exists():
+                shutil.rmtree(place, ignore_errors=True)
+                place.mkdir()
+                fill(place)
+                done.touch()
+        return place
+
     return folder
+
+
+@pytest.fixture(scope="session")
+def speech(once: Once) -> Path:
+    """An audiofolder of synthetic speech: 16 train, 4 validation, 4 test utterances."""
+
+    def speak(folder: Path) -> None:
+        from data_prep.synthesize import VOICES, synthesize
+
+        cuts = {"train": SENTENCES[:16], "validation": SENTENCES[16:20], "test": SENTENCES[20:]}
+        for split, sentences in cuts.items():
+            rows = synthesize(sentences, VOICES, folder / split, seed=1)
+            (folder / split / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    return once("speech", speak)

@@ -5,6 +5,8 @@
 `compression.json` holds what each method did to each layer. The stage `heal` trains the result.
 """
 
+import eval.startup  # noqa: F401
+
 import tempfile
 from pathlib import Path
 from typing import Any

@@ -3,6 +3,8 @@
 python -m distill.export recipes/demo/recipe.yaml
 """
 
+import eval.startup  # noqa: F401
+
 from pathlib import Path
 from typing import Any
 

@@ -7,6 +7,8 @@ predict all others. The largest that is predicted to pass is built and timed too
 What no plan can know is the WER: training, and the report's verdict, tell that.
 """
 
+import eval.startup  # noqa: F401
+
 import argparse
 import os
 from collections.abc import Sequence

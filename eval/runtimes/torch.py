@@ -3,6 +3,8 @@
 B batch, F mel bins, T mel frames, S encoder positions, L tokens, V vocabulary.
 """
 
+import eval.startup  # noqa: F401
+
 import json
 from dataclasses import dataclass
 from pathlib import Path

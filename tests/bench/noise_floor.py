@@ -18,7 +18,6 @@ import numpy as np
 from tqdm import tqdm
 
 from eval.benchmark import Bench, chosen
-from eval.latency import without_sklearn
 from eval.runtimes.transcriber import Transcriber
 from eval.systems import systems
 from eval.turns import median, player, quotients, serve
@@ -74,6 +73,5 @@ if __name__ == "__main__":
     if len(sys.argv) > 1:
         run_main(main)
     else:
-        without_sklearn()
         slow_down()
         serve(json.loads(sys.stdin.readline()))

@@ -1,6 +1,7 @@
 """A small real run: every stage on 24 utterances, a few training steps."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT, TEACHER
+from tests.conftest import ROOT, TEACHER, Once
 
 RECIPE = """
 name: small
@@ -59,9 +60,18 @@ def write_recipe(folder: Path, speech: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory, speech: Path, run: Run) -> Path:
+def finished(once: Once, speech: Path, run: Run) -> Path:
     """The recipe of a run that went through without interruption."""
-    recipe = write_recipe(tmp_path_factory.mktemp("finished"), speech)
-    done = run(*sottovoce("run", str(recipe)))
-    assert done.returncode == 0, done.stdout + done.stderr
-    return recipe
+
+    def go_through(folder: Path) -> None:
+        done = run(*sottovoce("run", str(write_recipe(folder, speech))))
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    return once("finished", go_through) / "recipe.yaml"
+
+
+def write_labelled(folder: Path, speech: Path, finished: Path) -> Path:
+    """The small recipe with the labels and the cut student of the finished run; the path of the recipe."""
+    for stage in ("corpus", "labels", "quality", "student"):
+        shutil.copytree(finished.parent / "runs" / "small" / stage, folder / "runs" / "small" / stage)
+    return write_recipe(folder, speech)

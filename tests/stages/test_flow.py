@@ -210,7 +210,7 @@ def test_stages_run_by_themselves_with_overrides(finished: Path, run: Run, tmp_p
     assert len(refused.stderr.strip().splitlines()) == 1
 
 
-def test_every_runtime_goes_the_whole_way(finished: Path, run: Run, tmp_path: Path) -> None:
+def test_every_runtime_goes_the_whole_way(finished: Path, speech: Path, run: Run, tmp_path: Path) -> None:
     shutil.copytree(finished.parent / "runs", tmp_path / "runs")
     exports = ["export.openvino=[fp16]", "export.ctranslate2=[int8]", "export.parity.min_equal_text.fp16=0.5"]
     done = run(*sottovoce("run", str(finished), *exports, f"runs={tmp_path / 'runs'}"))
@@ -219,6 +219,11 @@ def test_every_runtime_goes_the_whole_way(finished: Path, run: Run, tmp_path: Pa
         assert name in done.stdout
     report = json.loads((tmp_path / "runs" / "small" / "report" / "report.json").read_text())
     assert "openvino-fp16" in json.dumps(report)
+    model, clip = tmp_path / "runs" / "small" / "export" / "model", min((speech / "test").glob("*.flac"))
+    more = ["--timestamps", "--previous", "names: Anouk, Wim", "--runtime", "ctranslate2"]
+    said = run(*sottovoce("transcribe", str(model), str(clip), *more))
+    assert said.returncode == 0, said.stderr
+    assert said.stdout.strip()
 
 
 def test_an_exporter_that_is_not_installed_is_named(finished: Path, run: Run, tmp_path: Path) -> None:

@@ -15,8 +15,8 @@ from eval.modeling_sottovoce import SottovoceForConditionalGeneration
 from eval.runtimes.torch import load_model
 from recipes.flow import checkpoint
 from recipes.schema import load
-from tests.conftest import ROOT, TEACHER
-from tests.stages.conftest import Run, sottovoce, write_recipe
+from tests.conftest import ROOT, TEACHER, Once
+from tests.stages.conftest import Run, sottovoce, write_labelled
 
 COMPRESS = (
     "compress={clips: 8, window: {seconds: 3}, vocabulary: {}, prune: {ffn_width: 512, decoder_ffn_width: 512}, "
@@ -29,12 +29,16 @@ SHORT = ["train=null", COMPRESS, HEAL]
 
 
 @pytest.fixture(scope="module")
-def healed(tmp_path_factory: pytest.TempPathFactory, speech: Path, run: Run) -> Path:
+def healed(once: Once, speech: Path, run: Run, finished: Path) -> Path:
     """The recipe of a run up to its healed student."""
-    recipe = write_recipe(tmp_path_factory.mktemp("healed"), speech)
-    done = run(*sottovoce("run", str(recipe), "--until", "heal", *SHORT))
-    assert done.returncode == 0, done.stderr
-    return recipe
+
+    def heal(folder: Path) -> None:
+        done = run(*sottovoce("run", str(write_labelled(folder, speech, finished)), "--until", "heal", *SHORT))
+        assert done.returncode == 0, done.stderr
+        ran = [line.split()[0] for line in done.stdout.splitlines() if line.endswith(": running")]
+        assert ran == ["compress", "heal"]
+
+    return once("healed", heal) / "recipe.yaml"
 
 
 def weights(root: Path) -> dict[str, torch.Tensor]:

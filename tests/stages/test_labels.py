@@ -5,6 +5,7 @@ import os
 import random
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -14,11 +15,11 @@ import pytest
 import soundfile
 
 from data_prep.label_store import Label, read_labels
-from data_prep.timeline import timeline
+from data_prep.timeline import srt, timeline
 from eval.audio import read_audio
 from eval.utterances import read_utterances
-from tests.conftest import ROOT, SENTENCES
-from tests.stages.conftest import Run, sottovoce, write_recipe
+from tests.conftest import ROOT, SENTENCES, Once
+from tests.stages.conftest import Run, sottovoce, write_labelled, write_recipe
 
 TWO = """
 compute_environment: LOCAL_MACHINE
@@ -53,12 +54,14 @@ OVERRIDES = ["--until", "labels", "labels.batch_size=2", "labels.top_k=4", "labe
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory, speech: Path, run: Run) -> list[Label]:
+def whole(once: Once, speech: Path, run: Run) -> list[Label]:
     """Labels of an uninterrupted run of one process."""
-    recipe = write_recipe(tmp_path_factory.mktemp("whole"), speech)
-    done = run(*sottovoce("run", str(recipe), *OVERRIDES))
-    assert done.returncode == 0, done.stderr
-    return stored(recipe)
+
+    def label(folder: Path) -> None:
+        done = run(*sottovoce("run", str(write_recipe(folder, speech)), *OVERRIDES))
+        assert done.returncode == 0, done.stderr
+
+    return stored(once("whole", label) / "recipe.yaml")
 
 
 def two_processes(recipe: Path) -> str:
@@ -203,6 +206,10 @@ def test_a_long_recording_is_split_labelled_and_rebuilt_in_order(speech: Path, r
         assert len(inside) == 1, "no utterance is cut"
     (lines,) = timeline(read_labels(folder(recipe, "labels"))).values()
     assert [round(line.start, 2) for line in lines] == [round(start, 2) for start, _ in times]
+    written = run(sys.executable, "-m", "data_prep.timeline", str(recipe), str(tmp_path / "subtitles"))
+    assert written.returncode == 0, written.stderr
+    (subtitles,) = (tmp_path / "subtitles").glob("*.srt")
+    assert subtitles.read_text() == srt(lines)
     reference = " ".join(SENTENCES[:16])
     forward, backward = (jiwer.wer(reference, " ".join(line.text for line in order)) for order in (lines, lines[::-1]))
     assert forward < backward - 0.2, f"the teacher hears the sentences in their order: {lines}"
@@ -220,9 +227,8 @@ def test_audio_without_any_transcript_trains_a_student(speech: Path, run: Run, t
     assert "mean log-probability" in (folder(recipe, "report") / "report.html").read_text().lower()
 
 
-def test_a_threshold_is_changed_without_labelling_again(speech: Path, run: Run, tmp_path: Path) -> None:
-    recipe = write_recipe(tmp_path, speech)
-    assert run(*sottovoce("run", str(recipe), "--until", "quality")).returncode == 0
+def test_a_threshold_is_changed_without_labelling_again(finished: Path, speech: Path, run: Run, tmp_path: Path) -> None:
+    recipe = write_labelled(tmp_path, speech, finished)
     done = run(*sottovoce("run", str(recipe), "--until", "quality", "quality.max_wer=0.3"))
     assert done.returncode == 0, done.stderr
     assert [line.split()[0] for line in done.stdout.splitlines() if line.endswith(": running")] == ["quality"]

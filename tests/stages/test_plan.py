@@ -6,15 +6,10 @@ from pathlib import Path
 import pytest
 
 from recipes.schema import load
-from tests.conftest import TEACHER
+from tests.conftest import TEACHER, Once
 from tests.stages.conftest import Run, sottovoce
 
 LIMITS = "limits: {{clip_p95_ms: {ms}, peak_rss_mb: 1000, size_mb: 500, wer_increase: 1}}"
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("plan")
 
 
 def command(folder: Path, ms: float, *more: str) -> list[str]:
@@ -31,10 +26,19 @@ def kept(folder: Path) -> dict[str, int]:
     return {file.name: file.stat().st_mtime_ns for file in (folder / "cache").rglob("*-*.json")}
 
 
+@pytest.fixture(scope="module")
+def folder(once: Once, run: Run) -> Path:
+    """Where a budget that all fit has been planned for."""
+
+    def plan(folder: Path) -> None:
+        done = run(*command(folder, 10_000, "--write", str(folder / "mine" / "recipe.yaml")))
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    return once("plan", plan)
+
+
 def test_the_chosen_student_is_measured_and_its_recipe_accepted(folder: Path, run: Run) -> None:
     recipe = folder / "mine" / "recipe.yaml"
-    done = run(*command(folder, 10_000, "--write", str(recipe)))
-    assert done.returncode == 0, done.stdout + done.stderr
     assert sorted(kept(folder)) == ["1-1-3-all-onnx-int8.json", "1-2-3-all-onnx-int8.json"]
     chosen = load(recipe)
     assert (chosen.student.encoder_layers, chosen.student.decoder_layers) == (1, 2)

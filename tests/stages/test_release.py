@@ -17,7 +17,7 @@ from distill.release.card import body, metadata
 from distill.release.folder import from_here
 from eval.audio import read_audio
 from recipes.schema import load, validate
-from tests.conftest import ROOT
+from tests.conftest import ROOT, Once
 from tests.stages.conftest import Run, sottovoce
 from tests.stages.hub import running_hub
 
@@ -61,13 +61,13 @@ class Released:
 
 
 @pytest.fixture(scope="module")
-def released(finished: Path, run: Run, tmp_path_factory: pytest.TempPathFactory) -> Released:
-    runs = tmp_path_factory.mktemp("released") / "runs"
-    shutil.copytree(finished.parent / "runs", runs)
-    made = Released(finished, runs, run)
-    done = made(SECTION)
-    assert done.returncode == 0, done.stderr
-    return made
+def released(finished: Path, run: Run, once: Once) -> Released:
+    def release(folder: Path) -> None:
+        shutil.copytree(finished.parent / "runs", folder / "runs")
+        done = Released(finished, folder / "runs", run)(SECTION)
+        assert done.returncode == 0, done.stderr
+
+    return Released(finished, once("released", release) / "runs", run)
 
 
 def test_the_folder_holds_what_the_recipe_chooses_and_nothing_else(released: Released, run: Run) -> None:

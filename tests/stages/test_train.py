@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file
 
 from eval.runtimes.torch import load_model
-from tests.conftest import ROOT
+from tests.conftest import ROOT, Once
 from tests.stages.conftest import Run, sottovoce, write_recipe
 from tests.stages.test_labels import two_processes
 
@@ -27,17 +27,19 @@ STEPS = ["train.steps=6", "train.eval_steps=6", "train.save_steps=2"]
 
 
 @pytest.fixture(scope="module")
-def labelled(tmp_path_factory: pytest.TempPathFactory, speech: Path, run: Run) -> Path:
+def labelled(once: Once, speech: Path, run: Run) -> Path:
     """A recipe whose labels hold the whole distribution, and whose student is cut."""
-    recipe = write_recipe(tmp_path_factory.mktemp("labelled"), speech)
-    done = run(*sottovoce("run", str(recipe), "--until", "student", *LABELS))
-    assert done.returncode == 0, done.stderr
-    return recipe
+
+    def label(folder: Path) -> None:
+        done = run(*sottovoce("run", str(write_recipe(folder, speech)), "--until", "student", *LABELS))
+        assert done.returncode == 0, done.stderr
+
+    return once("labelled", label) / "recipe.yaml"
 
 
 def trained(labelled: Path, place: Path, *overrides: str) -> list[str]:
     """The command that trains in a copy of the labelled run."""
-    if not place.exists():
+    if not (place / "runs").exists():
         shutil.copytree(labelled.parent / "runs", place / "runs")
     return sottovoce("run", str(labelled), "--until", "train", *LABELS, *STEPS, f"runs={place / 'runs'}", *overrides)
 
@@ -52,12 +54,14 @@ def weights(place: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.fixture(scope="module")
-def plain(labelled: Path, run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def plain(labelled: Path, run: Run, once: Once) -> Path:
     """An uninterrupted run with a live teacher."""
-    place = tmp_path_factory.mktemp("trained") / "plain"
-    done = run(*trained(labelled, place))
-    assert done.returncode == 0, done.stderr
-    return place
+
+    def train(folder: Path) -> None:
+        done = run(*trained(labelled, folder))
+        assert done.returncode == 0, done.stderr
+
+    return once("plain", train)
 
 
 GOLDEN = [
@@ -67,11 +71,13 @@ GOLDEN = [
 
 
 @pytest.fixture(scope="module")
-def longer(labelled: Path, run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def longer(labelled: Path, run: Run, once: Once) -> Path:
     """An uninterrupted run of more steps: sums that depend on the order of threads showed after twenty."""
-    place = tmp_path_factory.mktemp("trained") / "longer"
-    assert run(*trained(labelled, place, *LONGER)).returncode == 0
-    return place
+
+    def train(folder: Path) -> None:
+        assert run(*trained(labelled, folder, *LONGER)).returncode == 0
+
+    return once("longer", train)
 
 
 def test_the_first_losses_are_golden(labelled: Path, run: Run, tmp_path: Path) -> None:

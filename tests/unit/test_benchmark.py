@@ -183,10 +183,11 @@ def test_a_token_is_timed_as_far_along_the_cache_as_the_model_goes(clips: list[s
     assert far["cache"] == seen[-3] == transcriber.format.max_length - 4, "the model holds 128"
 
 
-def test_scikit_learn_is_hidden_from_transformers() -> None:
+def test_a_quick_start_leaves_scikit_learn_to_others() -> None:
     program = (
-        "import eval.latency; eval.latency.without_sklearn(); import transformers.utils.import_utils as utils; "
-        "import transformers.generation; assert not utils.is_sklearn_available()"
+        "import gc, sys; import eval.runtimes.torch; from transformers.utils import import_utils; "
+        "assert 'transformers.generation.candidate_generator' in sys.modules; assert 'sklearn' not in sys.modules; "
+        "assert not import_utils.is_sklearn_available(); assert gc.isenabled(); import sklearn.metrics"
     )
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
 
