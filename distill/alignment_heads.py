@@ -47,6 +47,8 @@ LOST = 0.3
 WIDTHS = (3, 5, 7)
 """Encoder positions of the median; the last is Whisper's own."""
 CLIPS = 64
+"""Strings, where the recipe does not say."""
+RECORD = "stage.json"
 
 
 @dataclass(frozen=True)
@@ -74,15 +76,21 @@ class Choice:
     """Of each head alone, by `layer.head`, at the same width."""
     strings: int
     boundaries: int
+    """Beginnings compared."""
 
 
 def main() -> None:
-    """The heads of any model folder, by a recipe's labels."""
+    """The heads of any model folder, such as a teacher's, by a recipe's labels."""
     parser = argparse.ArgumentParser(prog="python -m distill.alignment_heads", description=__doc__)
     parser.add_argument("recipe", type=Path)
     parser.add_argument("model", type=Path, help="folder with model.safetensors; its JSON files are written to")
     parser.add_argument("overrides", nargs="*", help="section.key=value")
     given = parser.parse_args()
+    if (given.model.parent / RECORD).is_file():
+        raise UserError(
+            f"{given.model}: expected a model folder of its own, found a stage's output, which this would make stale; "
+            "copy it, or set export.alignment_clips and release"
+        )
     recipe = load(given.recipe, given.overrides)
     choice = alignment_heads(recipe, load_model(given.model), given.model, recipe.export.alignment_clips or CLIPS)
     write_heads(given.model, choice)

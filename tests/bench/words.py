@@ -122,8 +122,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("speech", type=Path)
     parser.add_argument("--model", type=Path, action="append", required=True)
-    parser.add_argument("--strings", type=int, default=200)
-    parser.add_argument("--train-strings", type=int, default=100)
+    parser.add_argument("--strings", type=int, default=100)
+    parser.add_argument("--train-strings", type=int, default=64)
     given = parser.parse_args()
     rows = [measured(folder, given.speech / "digits", given) for folder in given.model]
     print(json.dumps({"bench": "words", "strings": given.strings, "near_ms": NEAR_MS, "models": rows}))
