@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import subprocess
 import sys
 from itertools import pairwise
 from pathlib import Path
@@ -17,12 +16,13 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from distill.alignment_heads import String, best_set, join, strings
+from eval import transcribe
 from eval.audio import SAMPLE_RATE, read_audio
 from eval.runtimes.torch import TorchRuntime, load_model
 from eval.runtimes.transcriber import Transcriber
 from eval.words import WordTimer, smoothed, sounding, split_words, token_starts, trimmed
 from recipes.errors import UserError
-from tests.conftest import ROOT, TEACHER
+from tests.conftest import TEACHER
 from tests.unit.labels import label
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -180,27 +180,25 @@ def test_what_gives_no_word_times_says_what_to_do(transcriber: Transcriber, time
         WordTimer.of(transcriber, tmp_path)
 
 
-def command(*arguments: object) -> "subprocess.CompletedProcess[str]":
-    line = [sys.executable, "-m", "eval.transcribe", *map(str, arguments), "--threads", "1"]
-    return subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
-
-
-def test_the_command_tells_words_of_a_clip_and_of_what_is_longer(timed: Path, speech: Path, tmp_path: Path) -> None:
+def test_the_command_tells_words_of_a_clip_and_of_what_is_longer(
+    timed: Path, speech: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     clip = speech / "train" / "000000.flac"
     long = np.concatenate([read_audio(clip)] * 6)
     assert len(long) > 7 * SAMPLE_RATE
     soundfile.write(tmp_path / "long.wav", long, SAMPLE_RATE)
-    done = command(timed, clip, tmp_path / "long.wav", "--words", "--format", "json")
-    assert done.returncode == 0, done.stderr
-    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    asked = ["transcribe", "--words", "--threads", "1", str(timed), str(clip)]
+    monkeypatch.setattr(sys, "argv", [*asked, str(tmp_path / "long.wav"), "--format", "json"])
+    transcribe.main()
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     for row in rows:
         assert " ".join(word["word"] for word in row["words"]) == row["text"]
         times = [time for word in row["words"] for time in (word["start"], word["end"])]
         assert times == sorted(times)
         assert times[-1] <= row["seconds"] + 0.01
     assert rows[1]["words"][-1]["start"] > 7
-    done = command(timed, clip, "--words", "--format", "srt", "--out", tmp_path)
-    assert done.returncode == 0, done.stderr
+    monkeypatch.setattr(sys, "argv", [*asked, "--format", "srt", "--out", str(tmp_path)])
+    transcribe.main()
     cues = (tmp_path / "000000.srt").read_text().strip().split("\n\n")
     assert [cue.splitlines()[-1] for cue in cues] == rows[0]["text"].split()
 
