@@ -20,6 +20,7 @@ from tqdm import tqdm
 from eval.audio import AudioError, read_audio
 from eval.memory import capped, out_of_memory, peak_rss_mb
 from recipes.errors import UserError
+from recipes.machine import end_with_parent
 
 LARGEST = 64
 """Clips; a CPU gains nothing beyond."""
@@ -54,6 +55,7 @@ def work(
     audio: Sequence[Path], cap_mb: float, start: int, most: int, transcribe: Callable[[list[np.ndarray]], list[Row]]
 ) -> None:
     """In the working process: files from `start` on, a JSON line for each batch begun and each file done."""
+    end_with_parent()
     size = BatchSize(cap_mb, psutil.Process().memory_info().rss / 1e6, most)
     while start < len(audio):
         files = audio[start : start + size.size]

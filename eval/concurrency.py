@@ -20,6 +20,7 @@ from eval.audio import read_audio
 from eval.memory import peak_rss_mb
 from eval.runtimes import open_runtime
 from eval.runtimes.transcriber import Transcriber
+from recipes.machine import end_with_parent
 
 
 def serve(task: dict[str, Any]) -> dict[str, Any]:
@@ -72,4 +73,5 @@ def serve(task: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    end_with_parent()
     print(json.dumps(serve(json.load(sys.stdin))))

@@ -18,6 +18,7 @@ from eval.memory import peak_rss_mb
 from eval.placement import placement
 from eval.runtimes import open_runtime
 from eval.runtimes.transcriber import Generator, Runtime, Transcriber
+from recipes.machine import end_with_parent
 
 CACHES = (10, 200)
 """Tokens in the decoder's cache at which a token is timed."""
@@ -190,4 +191,5 @@ def _spread(seconds: list[float]) -> dict[str, float] | None:
 
 
 if __name__ == "__main__":
+    end_with_parent()
     print(json.dumps(measure(json.load(sys.stdin))))

@@ -11,6 +11,8 @@ B batch, F mel bins, T mel frames, S encoder positions, D width, L tokens, N kno
 V vocabulary.
 """
 
+import eval.startup  # noqa: F401
+
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +21,7 @@ import numpy as np
 import torch
 from transformers import WhisperForConditionalGeneration
 
-from eval.runtimes.format import load_tokenizer
+from eval.runtimes.format import Settings, load_tokenizer
 from eval.runtimes.torch import TorchRuntime, TorchState, load_model
 from eval.slots import SlotDecoder
 from recipes.errors import UserError
@@ -206,18 +208,22 @@ class _Text:
 
 
 def open_speculative(teacher: Path, draft: Path, threads: int, draft_tokens: int | None = None) -> SpeculativeRuntime:
-    """Two model folders as one runtime; UserError where the draft has other tokens or other mel bins."""
+    """Two model folders as one runtime; UserError for a draft that cannot be one."""
     torch.set_num_threads(threads)
+    check_draft(teacher, draft)
+    return SpeculativeRuntime(load_model(teacher), load_model(draft), draft_tokens)
+
+
+def check_draft(teacher: Path, draft: Path) -> None:
+    """UserError for a model folder with other tokens or other mel bins than its teacher's."""
     if load_tokenizer(teacher).get_vocab() != load_tokenizer(draft).get_vocab():
         raise UserError(
             f"draft {draft}: expected the vocabulary of {teacher}, found another; a student with fewer tokens cannot "
             "draft, name one without compress.vocabulary"
         )
-    models = load_model(teacher), load_model(draft)
-    bins = [model.config.num_mel_bins for model in models]
+    bins = [Settings.read(folder / "config.json")["num_mel_bins"] for folder in (teacher, draft)]
     if bins[0] != bins[1]:
         raise UserError(f"draft {draft}: expected {bins[0]} mel bins as {teacher} has, found {bins[1]}")
-    return SpeculativeRuntime(*models, draft_tokens)
 
 
 def same_weights(one: torch.nn.Module, other: torch.nn.Module) -> bool:

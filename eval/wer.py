@@ -24,9 +24,11 @@ from eval.metrics import normalizer
 from eval.runtimes.format import Format
 from eval.runtimes.transcriber import Transcriber
 from eval.scores import Scorer, Texts
+from eval.speculative import check_draft, open_speculative
 from eval.systems import System, open_transcriber, systems
 from eval.utterances import read_utterances
 from recipes.errors import UserError, run_main
+from recipes.flow import checkpoint
 from recipes.models import model_folder
 from recipes.schema import Recipe
 from recipes.sections import Eval
@@ -48,6 +50,8 @@ def main() -> None:
             )
         # 2. The audio: as it is, under noise, noise alone, joined.
         test, folder = clean(scored), model_folder(recipe.teacher.model)
+        if section.draft:
+            check_draft(folder, checkpoint(recipe))
         window = Format.load(folder, recipe.teacher.language, recipe.teacher.task).window_samples
         noises = noisy(test, section.noise, recipe.seed) if section.noise else []
         silence = alone(section.noise, window, recipe.seed) if section.noise else None
@@ -56,6 +60,9 @@ def main() -> None:
         # 3. Texts, a system at a time.
         judged = systems(recipe)
         texts = {system.name: Listener(system, recipe, section).texts(conditions, work.folder) for system in judged}
+        drafted = None
+        if section.draft:
+            drafted = Drafted(judged[0], judged[1], recipe, section).figures(test, texts[judged[0].name])
         # 4. Counts with intervals, each system beside the teacher on the same audio.
         scorer = Scorer(section, recipe.seed, normalizer(section.normalizer, folder))
         rows = [
@@ -69,7 +76,7 @@ def main() -> None:
             "command": command, "systems": rows, "samples": samples(test, texts, section.samples),
             "noise": {"noises": sorted({clip.id.rpartition("-")[0] for clip in silence.clips[1:]}),
                       "utterances": len(noises[0].clips)} if silence else None,
-            "long_form": described(section, joined) if joined else None,
+            "long_form": described(section, joined) if joined else None, "draft": drafted,
         }  # fmt: skip
         write_json(work.folder / "wer.json", result)
         work.finish(
@@ -86,12 +93,13 @@ class Listener:
         # Exports run one clip at a time, as the device does: dynamic int8 scales its activations over the whole batch,
         # so a batched score would be another model's.
         self.batch_size = section.batch_size if system.runtime == "torch" else 1
+        self.threads = len(os.sched_getaffinity(0))
 
     @cached_property
     def transcriber(self) -> Transcriber:
         """The system, loaded."""
-        threads, teacher = len(os.sched_getaffinity(0)), self.recipe.teacher
-        return open_transcriber(self.system, threads, teacher.language, teacher.task)
+        teacher = self.recipe.teacher
+        return open_transcriber(self.system, self.threads, teacher.language, teacher.task)
 
     def texts(self, conditions: Sequence[Condition], folder: Path) -> Texts:
         """Its texts by condition, from the files where an earlier try already wrote them."""
@@ -127,6 +135,28 @@ class Listener:
     def _long(self, samples: np.ndarray, mode: Mode) -> str:
         max_tokens = self.section.max_tokens
         return transcribe_long(self.transcriber, samples, mode, batch_size=self.batch_size, max_tokens=max_tokens).text
+
+
+class Drafted(Listener):
+    """The teacher while the student drafts for it."""
+
+    def __init__(self, teacher: System, student: System, recipe: Recipe, section: Eval):
+        super().__init__(teacher, recipe, section)
+        self.runtime = open_speculative(teacher.folder, student.folder, self.threads)
+
+    @cached_property
+    def transcriber(self) -> Transcriber:
+        """The pair."""
+        teacher = self.recipe.teacher
+        return Transcriber(self.runtime, self.system.folder, teacher.language, teacher.task)
+
+    def figures(self, test: Condition, teachers: Texts) -> dict[str, Any]:
+        """What became of the drafts on clips evenly spaced over the test set, and how many texts are the teacher's."""
+        count = min(self.section.draft, len(test.clips))
+        places = np.linspace(0, len(test.clips) - 1, count).round().astype(int).tolist()
+        said = self._short([test.clips[place] for place in places], "eval draft")
+        equal = sum(text == teachers[""][place] for text, place in zip(said, places, strict=True))
+        return {"clips": count, "equal_text": equal, **self.runtime.acceptance.figures}
 
 
 def score(

@@ -76,6 +76,9 @@ class Recipe(Section):
             raise ValueError("student.init: scratch needs a train section; random weights transcribe nothing")
         if self.budget is not None and self.benchmark is None:
             raise ValueError("budget: needs a benchmark section; write `benchmark: {}` for its defaults")
+        trimmed = self.compress is not None and self.compress.vocabulary is not None
+        if trimmed and self.eval is not None and self.eval.draft:
+            raise ValueError("eval.draft: needs a student with its teacher's tokens; leave out compress.vocabulary")
         if self.release is not None:
             self.release.check(self.export, [source.label for source in self.corpus.sources])
         return self

@@ -196,6 +196,8 @@ class Eval(Section):
     """Accuracy under noise and words on no speech; null leaves both out."""
     long_form: LongForm | None = None
     """Accuracy on recordings longer than the window; null leaves it out."""
+    draft: int = Field(default=0, ge=0)
+    """Test clips, evenly spaced, on which the student drafts for its teacher and acceptance is counted; 0 for none."""
 
 
 class Benchmark(Section):

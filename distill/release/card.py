@@ -11,13 +11,12 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from distill.release.folder import released_files
+from distill.release.folder import released_files, write_text
 from eval.report_page import figure, word
 from eval.runtimes.mel import POSITIONS_PER_SECOND
 from recipes.flow import stages
 from recipes.freshness import read_record
 from recipes.schema import Recipe
-from recipes.stage import write_beside
 
 STUDENT, TEACHER = "student-torch-fp32", "teacher-torch-fp32"
 LOADERS = {"onnx": ("onnx", "transformers.js"), "openvino": ("openvino",), "tflite": ("tflite",), "mobile": ("tflite",),
@@ -29,8 +28,7 @@ def write_card(recipe: Recipe, folder: Path) -> None:
     """`README.md` of a release folder that holds all else already."""
     report = json.loads((folder / "report.json").read_text())
     front = metadata(recipe, report).to_yaml(line_break="\n")
-    with write_beside(folder / "README.md") as beside:
-        beside.write_text(f"---\n{front}\n---\n\n{body(recipe, report, folder)}")
+    write_text(folder / "README.md", f"---\n{front}\n---\n\n{body(recipe, report, folder)}")
 
 
 def metadata(recipe: Recipe, report: Mapping[str, Any]) -> ModelCardData:

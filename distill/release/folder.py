@@ -7,11 +7,14 @@ README.md                              the model card
 recipe.yaml                            every value of the recipe, defaults too
 report.html, report.json               all that was measured
 SHA256SUMS                             of all of these; `sha256sum -c SHA256SUMS` reads it
+
+Texts name what lies below the working folder, or beside it, as seen from there.
 """
 
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,6 +32,8 @@ SUMS = "SHA256SUMS"
 RECORD = "stage.json"
 """The stage's own record; it does not travel."""
 
+_ABSOLUTE = re.compile(r"(?<![\w./+-])/[\w./+-]+")
+
 Artefact = tuple[str, str, Precision]
 
 
@@ -45,10 +50,9 @@ def lay_out(recipe: Recipe, folder: Path) -> None:
     for_graphs, for_weights = (json.loads((path / "config.json").read_text()) for path in (exported, source))
     write_json(folder / "config.json", {**for_graphs, **for_weights})
     for name in ("report.html", "report.json"):
-        place(recipe.root / "report" / name, folder / name)
+        write_text(folder / name, (recipe.root / "report" / name).read_text())
     values = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
-    with write_beside(folder / "recipe.yaml") as beside:
-        beside.write_text(values)
+    write_text(folder / "recipe.yaml", values)
 
 
 def exported_files(exported: Path, made: Sequence[Artefact], chosen: Sequence[Artefact]) -> list[Path]:
@@ -68,8 +72,27 @@ def place(source: Path, target: Path) -> None:
     target.unlink(missing_ok=True)
     try:
         os.link(source, target)
+        target.chmod(0o644)  # safetensors writes files that their owner alone may read
     except OSError:
+        target.unlink(missing_ok=True)
         shutil.copyfile(source, target)
+
+
+def write_text(path: Path, text: str) -> None:
+    """A text of a release, its paths as `from_here` gives them."""
+    with write_beside(path) as beside:
+        beside.write_text(from_here(text, Path.cwd()))
+
+
+def from_here(text: str, here: Path) -> str:
+    """The text with every absolute path in it that lies below the folder `here`, or beside it, as seen from there."""
+
+    def seen(match: re.Match[str]) -> str:
+        path, around = Path(match[0]), here.parent
+        near = path.is_relative_to(here) or (around != around.parent and path.is_relative_to(around))
+        return os.path.relpath(path, here) if near else match[0]
+
+    return _ABSOLUTE.sub(seen, text)
 
 
 def released_files(folder: Path) -> list[Path]:

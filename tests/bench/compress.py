@@ -1,20 +1,20 @@
 """The encoder by low-rank pairs of each preset: size, work, latency and corpus WER, beside LiteASR as published.
 
-    python -m tests.bench.compress SPEECH [--model FOLDER] [--healed FOLDER ...]        one JSON line
+    python -m tests.bench.compress SPEECH [--model FOLDER]        one JSON line
 
 `original` is the model itself, `liteasr` the published rank rule (efeslab/LiteASR, src/compress.py: 0.99 of the
 variance in attention and 0.999 in MLP layers, multiples of 16, left alone above 0.5 and 0.8 of the width), both and the
 presets without healing. `magnitude` is the unstructured baseline: the smaller half of all weights of the encoder's
 linear layers is zero, which no runtime here makes use of. All are calibrated on the same clips of AN4's training split
-and scored on its test split with corpus WER; differences to the original are paired. Folders given as healed are shown
-as they are. Encoders take turns (`tests.bench.encoders`). `calibration_memory` is that of low rank on one minute and on
-sixty.
+and scored on its test split with corpus WER; differences to the original are paired. Encoders take turns
+(`tests.bench.encoders`). `calibration_memory` is that of low rank on one minute and on sixty. What healing makes of
+the presets is `tests.bench.heal`.
 """
 
 import argparse
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from distill.compress import Material
 from distill.compress.low_rank import low_rank
 from distill.student import encoder_macs_m, parameters_m
 from eval.audio import read_audio
+from eval.long_form import transcribe_long
 from eval.metrics import Errors, bootstrap, count_errors, normalizer
 from eval.runtimes.torch import TorchRuntime, load_model
 from eval.runtimes.transcriber import Transcriber
@@ -64,26 +65,21 @@ def magnitude(folder: Path, share: float = 0.5) -> WhisperForConditionalGenerati
     return model
 
 
-def variants(
-    folder: Path, train: Rows, count: int, healed: Sequence[Path]
-) -> dict[str, WhisperForConditionalGeneration]:
+def variants(folder: Path, train: Rows, count: int) -> dict[str, WhisperForConditionalGeneration]:
     """The models by the name of their row."""
     model = load_model(folder)
     material = Material([[audio] for audio, _ in train], [text for _, text in train], count, folder)
     made = {"original": model, "liteasr": low_rank(model, PUBLISHED, material, published)[0]}
     made |= {name: low_rank(model, LowRank(preset=name), material)[0] for name in PRESETS}
-    made["magnitude"] = magnitude(folder)
-    return made | {str(path): load_model(path) for path in healed}
+    return made | {"magnitude": magnitude(folder)}
 
 
-def said(model: WhisperForConditionalGeneration, folder: Path, test: Rows, batch: int = 16) -> list[str]:
-    """Text of every clip, normalised by Whisper's basic normaliser."""
+def said(model: WhisperForConditionalGeneration, folder: Path, test: Rows) -> list[str]:
+    """Text of every clip, normalised by Whisper's basic normaliser; one beyond the model's window is read in chunks."""
     transcriber, normalize = Transcriber(TorchRuntime(model), folder, "en"), normalizer("basic", folder)
-    texts: list[str] = []
-    for start in tqdm(range(0, len(test), batch), "test", unit="batch"):
-        samples = [read_audio(audio) for audio, _ in test[start : start + batch]]
-        texts += [normalize(transcript.text) for transcript in transcriber.transcribe(samples)]
-    return texts
+    return [
+        normalize(transcribe_long(transcriber, read_audio(audio), "chunked").text) for audio, _ in tqdm(test, "test")
+    ]
 
 
 def heard(model: WhisperForConditionalGeneration, folder: Path, test: Rows) -> Errors:
@@ -92,12 +88,46 @@ def heard(model: WhisperForConditionalGeneration, folder: Path, test: Rows) -> E
     return count_errors([normalize(text) for _, text in test], said(model, folder, test))
 
 
+def table(
+    models: Mapping[str, WhisperForConditionalGeneration], folders: Mapping[str, Path], train: Rows, test: Rows,
+    *, runs: int, threads: int, timed: Collection[str] | None = None,
+) -> tuple[dict[str, dict[str, Any]], dict[str, Errors]]:  # fmt: skip
+    """Size, work, WER and encoder times of each model, and its edits; the first is the original.
+
+    Tokenizers and processors are those of the models' folders. Without names in `timed`, all are timed.
+    """
+    errors = {name: heard(model, folders[name], test) for name, model in models.items()}
+    with tempfile.TemporaryDirectory() as place:
+        made = {name: shallow(model) for name, model in models.items() if timed is None or name in timed}
+        encoders = exported(made, folders, [[audio] for audio, _ in train], place, threads)
+        mels = {
+            name: list(Calibration.spread([[audio] for audio, _ in test], model.config, 10, "bench:"))
+            for name, model in made.items()
+        }
+        times = encoder_times(encoders, mels, runs)
+    original, rows = next(iter(models)), dict[str, dict[str, Any]]()
+    for name, model in models.items():
+        parts, encoder = parameters_m(model), model.model.encoder
+        rows[name] = {
+            "encoder_m": parts["encoder"], "decoder_m": parts["decoder"], "encoder_macs_m": encoder_macs_m(model),
+            "encoder_nonzero_m": round(sum(int(each.count_nonzero()) for each in encoder.parameters()) / 1e6, 3),
+            "wer": interval(errors[name]),
+            **({} if name == original else {"to_original": interval(errors[name], errors[original])}),
+            **times.get(name, {}),
+        }  # fmt: skip
+    return rows, errors
+
+
+def interval(errors: Errors, than: Errors | None = None) -> list[float]:
+    """WER or, paired, its difference in percent: value, low and high of the 95 % interval."""
+    return [round(value, 2) for value in asdict(bootstrap(errors, than, resamples=1000, seed=0)).values()]
+
+
 def main() -> None:
     """Compress, score, time; one row a variant."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("speech", type=Path)
     parser.add_argument("--model", type=Path, default=Path("recipes/demo/teacher"))
-    parser.add_argument("--healed", type=Path, nargs="*", default=[])
     parser.add_argument("--clips", type=int, default=100, help="for calibration")
     parser.add_argument("--runs", type=int, default=50, help="of each encoder")
     parser.add_argument("--threads", type=int, default=1)
@@ -107,25 +137,9 @@ def main() -> None:
     train = clips(given.speech / "an4" / "train")
     test = clips(given.speech / "an4" / "test")[: given.test]
     memory = memory_above(given.speech, given.model, (1, 60))
-    models = variants(given.model, train, given.clips, given.healed)
-    errors = {name: heard(model, given.model, test) for name, model in models.items()}
-    looked = Calibration.spread([[audio] for audio, _ in test], models["original"].config, 10, "bench:")
-    with tempfile.TemporaryDirectory() as place:
-        made = {name: shallow(model) for name, model in models.items()}
-        encoders = exported(made, given.model, [[audio] for audio, _ in train], place, given.threads)
-        times = encoder_times(encoders, list(looked), given.runs)
-    rows = dict[str, Any]()
-    for name, model in models.items():
-        intervals = {"wer": bootstrap(errors[name], resamples=1000, seed=0)}
-        if name != "original":
-            intervals["to_original"] = bootstrap(errors[name], errors["original"], resamples=1000, seed=0)
-        parts, encoder = parameters_m(model), model.model.encoder
-        rows[name] = {
-            "encoder_m": parts["encoder"], "decoder_m": parts["decoder"], "encoder_macs_m": encoder_macs_m(model),
-            "encoder_nonzero_m": round(sum(int(each.count_nonzero()) for each in encoder.parameters()) / 1e6, 3),
-            **{key: [round(value, 2) for value in asdict(each).values()] for key, each in intervals.items()},
-            **times[name],
-        }  # fmt: skip
+    models = variants(given.model, train, given.clips)
+    folders = dict.fromkeys(models, given.model)
+    rows, errors = table(models, folders, train, test, runs=given.runs, threads=given.threads)
     print(json.dumps({
         "bench": "compress", "model": str(given.model), "rows": rows, "test_clips": len(test),
         "words": int(errors["original"].units.sum()), "calibration_clips": given.clips, "threads": given.threads,

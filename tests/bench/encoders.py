@@ -33,19 +33,19 @@ def shallow(model: WhisperForConditionalGeneration) -> WhisperForConditionalGene
 
 
 def exported(
-    models: Mapping[str, WhisperForConditionalGeneration], source: Path, audio: Sequence[Sequence[str]], place: str,
-    threads: int, systems: Mapping[str, Sequence[Precision]] = SYSTEMS,
+    models: Mapping[str, WhisperForConditionalGeneration], sources: Mapping[str, Path], audio: Sequence[Sequence[str]],
+    place: str, threads: int, systems: Mapping[str, Sequence[Precision]] = SYSTEMS,
 ) -> dict[str, dict[str, Runtime]]:  # fmt: skip
     """Each model in each system, by names such as `onnx-int8`, in a folder of its own in this place.
 
-    Processors are those of the folder `source`, audio is training audio for int8.
+    Processors are those of each model's folder in `sources`, audio is training audio for int8.
     """
     opened: dict[str, dict[str, Runtime]] = {}
     for name, model in tqdm(models.items(), "exports"):
         folder = Path(tempfile.mkdtemp(dir=place))
-        write_layout(source, folder)
+        write_layout(sources[name], folder)
         for runtime, precisions in systems.items():
-            EXPORTERS[runtime](Student(model, source, audio, SMOOTH_QUANT), folder, precisions)
+            EXPORTERS[runtime](Student(model, sources[name], audio, SMOOTH_QUANT), folder, precisions)
         opened[name] = {
             f"{runtime}-{precision}": open_runtime(runtime, folder, precision, threads)
             for runtime, precisions in systems.items()
@@ -55,18 +55,20 @@ def exported(
 
 
 def encoder_times(
-    encoders: Mapping[str, Mapping[str, Runtime]], mels: Sequence[np.ndarray], runs: int
+    encoders: Mapping[str, Mapping[str, Runtime]], mels: Mapping[str, Sequence[np.ndarray]], runs: int
 ) -> dict[str, dict[str, dict[str, float]]]:
     """Medians of one window [1, F, T] by model, figure and system, all in turn; ratios are to the first model's.
 
-    Beside the time that passed (`p50`) stands the processor time of all this process's threads (`cpu`), which other
-    programs' turns are not in.
+    Each model hears windows of its own length. Beside the time that passed (`p50`) stands the processor time of all
+    this process's threads (`cpu`), which other programs' turns are not in.
     """
 
-    def encode(runtime: Runtime) -> Callable[[int], object]:
-        return lambda run: runtime.encode(mels[run % len(mels)])
+    def encode(runtime: Runtime, windows: Sequence[np.ndarray]) -> Callable[[int], object]:
+        return lambda run: runtime.encode(windows[run % len(windows)])
 
-    calls = {(name, system): encode(runtime) for name, of in encoders.items() for system, runtime in of.items()}
+    calls = {
+        (name, system): encode(runtime, mels[name]) for name, of in encoders.items() for system, runtime in of.items()
+    }
     medians = medians_ms(calls, runs, "encoders")
     first, rows = next(iter(encoders)), dict[str, dict[str, dict[str, float]]]()
     for name, of in encoders.items():

@@ -62,8 +62,8 @@ def main() -> None:
         for share in given.shares:
             models[f"{share} of the width"] = at_rank(models["whole"], int(share * shape.width))
         mels = list(Calibration.spread(audio, models["whole"].config, 4, "bench:"))
-        encoders = exported(models, source, audio, place, given.threads)
-        times = encoder_times(encoders, mels, given.runs)
+        encoders = exported(models, dict.fromkeys(models, source), audio, place, given.threads)
+        times = encoder_times(encoders, dict.fromkeys(models, mels), given.runs)
     whole, rows = models["whole"], {}
     for name, model in models.items():
         encoder_m, macs_m = parameters_m(model)["encoder"], encoder_macs_m(model)

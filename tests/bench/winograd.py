@@ -155,10 +155,10 @@ def compared(
     made = {"direct": model} | {name: formed(model, forms) for name, forms in FORMS.items()}
     exact_BSD = TorchRuntime(copy.deepcopy(model).double()).encode(mels[0]).encoder_BSD.numpy()
     with tempfile.TemporaryDirectory() as place:
-        encoders = exported(made, source, [], place, threads, SYSTEMS)
+        encoders = exported(made, dict.fromkeys(made, source), [], place, threads, SYSTEMS)
         for name, each in made.items():
             encoders[name]["torch-fp32"] = TorchRuntime(each)
-        rows: dict[str, Any] = encoder_times(encoders, mels, runs)
+        rows: dict[str, Any] = encoder_times(encoders, dict.fromkeys(made, mels), runs)
         for name, of in encoders.items():
             rows[name]["psnr_db"] = {system: psnr_db(exact_BSD, runtime, mels[0]) for system, runtime in of.items()}
     return rows

@@ -23,7 +23,7 @@ train: {{steps: 8, batch_size: 4, learning_rate: 1e-3, warmup_steps: 2, eval_ste
 export: {{onnx: [fp32, int8], parity: {{clips: 2, min_equal_text: {{int8: 0}}, max_wer_increase: {{int8: 100}}}}}}
 eval:
   {{normalizer: basic, bootstrap: 100, samples: 2, noise: {{snr_db: [5], utterances: 2, alone: 1}},
-    long_form: {{joined_seconds: 8, recordings: 1}}}}
+    long_form: {{joined_seconds: 8, recordings: 1}}, draft: 3}}
 benchmark: {{threads: 1, clips: 2, runs: 4, warmup: 1, turns: 2}}
 budget: {{device: {folder}/device.yaml, required: false}}
 """

@@ -44,9 +44,12 @@ def test_the_report_agrees_with_the_stage_files(finished: Path) -> None:
     for part in ("results", "noise", "long_form", "hallucination"):
         assert exported[part], part
         assert exported[part] == student[part], "fp32 export and torch say the same"
+    draft = accuracy["draft"]
+    assert (draft["clips"], draft["equal_text"]) == (3, 3)
+    assert draft["passes"] + draft["accepted"] >= draft["tokens"] > draft["passes"], "some drafts were kept"
     assert all(row["kept"] for row in report["parity"]["artefacts"])
     page = (stage(finished, "report") / "report.html").read_text()
-    assert all(name in page for name in names)
+    assert all(name in page for name in [*names, "The student as a draft"])
 
 
 def test_labels_are_the_teachers_and_cover_train_and_validation(finished: Path) -> None:

@@ -14,9 +14,10 @@ import yaml
 from huggingface_hub import ModelCard
 
 from distill.release.card import body, metadata
+from distill.release.folder import from_here
 from eval.audio import read_audio
 from recipes.schema import load, validate
-from tests.conftest import Once
+from tests.conftest import ROOT, Once
 from tests.stages.conftest import Run, sottovoce
 from tests.stages.hub import running_hub
 
@@ -75,7 +76,10 @@ def test_the_folder_holds_what_the_recipe_chooses_and_nothing_else(released: Rel
     weights = released.root / "train" / "model" / "model.safetensors"
     assert (released.folder / "model.safetensors").read_bytes() == weights.read_bytes()
     recipe = load(released.recipe, [f"runs={released.runs}", SECTION])
-    assert validate(yaml.safe_load((released.folder / "recipe.yaml").read_text()), "released") == recipe
+    values = from_here(yaml.safe_dump(recipe.model_dump(mode="json")), ROOT)
+    found = yaml.safe_load((released.folder / "recipe.yaml").read_text())
+    assert validate(found, "released") == validate(yaml.safe_load(values), "ours")
+    assert found["teacher"]["model"] == "recipes/demo/teacher"
     checked = run("sh", "-c", f"cd {released.folder} && sha256sum -c SHA256SUMS")
     assert checked.returncode == 0, checked.stdout
     assert len(checked.stdout.splitlines()) == len(EXPECTED) - 1

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -38,6 +39,18 @@ def test_what_stays_below_the_cap_is_measured() -> None:
     command = [sys.executable, "-c", GREEDY.format(mb=50)]
     assert run_task(command, "a", {}, Setting(1, 400.0)) == {"held": 50_000_000}
     assert run_task(command, "a", {}, Setting(1, None)) == {"held": 50_000_000}
+
+
+def test_what_measures_ends_with_the_stage_that_started_it() -> None:
+    measuring = "import time, recipes.machine as m; m.end_with_parent(); print(1, flush=True); time.sleep(60)"
+    stage = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {measuring!r}])"
+    process = subprocess.Popen([sys.executable, "-c", stage], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "1\n"
+    (child,) = psutil.Process(process.pid).children()
+    process.kill()
+    process.wait()
+    child.wait(10)  # TimeoutExpired if it lives on
 
 
 def test_another_failure_is_no_want_of_memory() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import stat
 import subprocess
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from distill.release.card import interval, signed
 from distill.release.folder import (
     SUMS,
     exported_files,
+    from_here,
     lay_out,
     place,
     released_files,
@@ -31,7 +33,7 @@ from recipes.errors import UserError
 from recipes.hub import one_refusal
 from recipes.schema import load, validate
 from recipes.sections import Export
-from tests.conftest import TEACHER
+from tests.conftest import ROOT, TEACHER
 
 MADE = Export(onnx=["fp32", "int8"], openvino=["fp16", "int8"], ctranslate2=["int8"])
 OWN = {
@@ -95,12 +97,35 @@ def test_checksums_are_those_of_coreutils(folder: Path) -> None:
 
 def test_placing_twice_leaves_the_source_alone(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("1")
+    (tmp_path / "a").chmod(0o600)  # as safetensors writes it
     for _ in range(2):
         place(tmp_path / "a", tmp_path / "deep" / "b")
     assert (tmp_path / "deep" / "b").read_text() == (tmp_path / "a").read_text() == "1"
+    assert stat.S_IMODE((tmp_path / "deep" / "b").stat().st_mode) == 0o644
 
 
-def test_a_student_of_another_shape_keeps_its_shape_beside_plain_graphs(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("runs=/work/mine/runs", "runs=runs"),
+        ('{"path": "/work/mine"}', '{"path": "."}'),
+        ("sources: [/work/speech/an4/a b.wav, '/work/mine/a+b/']", "sources: [../speech/an4/a b.wav, 'a+b']"),
+        ("elsewhere /data/work/mine and /workshop", "elsewhere /data/work/mine and /workshop"),
+        ("already a/work/mine ../speech <b>1/2</b>", "already a/work/mine ../speech <b>1/2</b>"),
+        ("https://work/mine base64,Ab+/work/mine", "https://work/mine base64,Ab+/work/mine"),
+    ],
+)  # fmt: skip
+def test_paths_are_said_as_seen_from_the_working_folder(text: str, said: str) -> None:
+    assert from_here(text, Path("/work/mine")) == said
+
+
+def test_below_the_root_everything_else_stays_absolute() -> None:
+    assert from_here("/mine/runs /etc/passwd", Path("/mine")) == "runs /etc/passwd"
+
+
+def test_a_student_of_another_shape_keeps_its_shape_beside_plain_graphs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = WhisperConfig.from_pretrained(TEACHER)
     config.low_rank = {"model.encoder.layers.0.fc1": 16}
     student = SottovoceForConditionalGeneration(config).eval()
@@ -112,11 +137,15 @@ def test_a_student_of_another_shape_keeps_its_shape_beside_plain_graphs(tmp_path
     complete_onnx(root / "export" / "model")
     (root / "report").mkdir()
     for name in ("report.html", "report.json"):
-        (root / "report" / name).write_text("{}")
-    values = {"name": "small", "runs": tmp_path / "runs", "teacher": {"model": "t"}, "student": {"decoder_layers": 4},
-              "corpus": {"sources": [{"audio": "a"}]}, "labels": {}, "compress": {"low_rank": {}},
-              "release": {"licence": "mit", "artefacts": {"onnx": ["fp32"]}}}  # fmt: skip
+        (root / "report" / name).write_text(f"corpus.sources=[{ROOT.parent}/speech]")
+    values = {"name": "small", "runs": tmp_path / "runs", "teacher": {"model": str(TEACHER)},
+              "student": {"decoder_layers": 4}, "corpus": {"sources": [{"audio": "a"}]}, "labels": {},
+              "compress": {"low_rank": {}}, "release": {"licence": "mit", "artefacts": {"onnx": ["fp32"]}}}  # fmt: skip
+    monkeypatch.chdir(ROOT)
     lay_out(validate(values, "small"), folder)
+    assert "model: recipes/demo/teacher\n" in (folder / "recipe.yaml").read_text()
+    assert (folder / "report.json").read_text() == "corpus.sources=[../speech]"
+    assert {stat.S_IMODE(file.stat().st_mode) for file in folder.rglob("*") if file.is_file()} == {0o644}
     again = load_model(folder)
     assert isinstance(again, SottovoceForConditionalGeneration)
     assert all(again.state_dict()[name].equal(value) for name, value in student.state_dict().items())

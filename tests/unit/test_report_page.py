@@ -90,6 +90,8 @@ def full() -> dict[str, Any]:
                      "noise": {"noises": ["pink", "white"], "utterances": 9},
                      "long_form": {"folder": None, "pause_seconds": 0.5, "modes": ["sequential", "chunked"],
                                    "sets": {"an4": {"recordings": 2, "minutes": 2.1}}},
+                     "draft": {"clips": 9, "equal_text": 8, "drafted": 70, "accepted": 63, "passes": 21, "tokens": 84,
+                               "acceptance": 0.9, "tokens_per_pass": 4.0},
                      "systems": systems, "samples": [{"id": "an4/1", "set": "an4", "reference": "ONE <two>",
                                                       "texts": dict.fromkeys(roles, "one <script>alert(1)</script>")}]},
         "latency": {"baseline": "teacher-torch-fp32", "threads": 2, "clips": 5, "runs": 100, "fixed_tokens": None,
@@ -123,6 +125,7 @@ def test_a_full_report_shows_every_system_and_loads_nothing_from_elsewhere() -> 
         "ghost words here",
         "no noise",
         "an4, chunked",
+        "<td>70</td><td>63</td><td>90.0</td><td>21</td><td>4.00</td><td>8</td>",
     ):
         assert name in page
     assert page.count("<svg") == 6

@@ -59,6 +59,13 @@ def test_a_bad_override_is_one_clear_line(recipe: Path, override: str, said: str
     assert said in str(caught.value)
 
 
+def test_a_student_of_another_vocabulary_does_not_draft(recipe: Path) -> None:
+    trimmed = "compress={vocabulary: {tokens: 100}}"
+    assert load(recipe, [trimmed, "eval.draft=0"])
+    with pytest.raises(UserError, match=r"eval\.draft: needs a student with its teacher's tokens"):
+        load(recipe, [trimmed, "eval.draft=9"])
+
+
 def test_methods_of_compression_stand_in_their_order_and_a_share_overrides_the_preset(recipe: Path) -> None:
     compress = load(recipe, ["compress={low_rank: {preset: fast, mlp: 0.5}, prune: {ffn_width: 64}}"]).compress
     assert compress is not None
