@@ -8,7 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -111,17 +111,19 @@ class Read(Exception):
 
 def read(module: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> argparse.Namespace:
     """What the module's own parser makes of the arguments, and a recipe among them with its overrides."""
-    whole, mixed = argparse.ArgumentParser.parse_args, argparse.ArgumentParser.parse_intermixed_args
 
-    def stop(self: argparse.ArgumentParser, *given: list[str]) -> None:
-        raise Read((mixed if module == "distill.release" else whole)(self, *given))
+    def stopping(parse: Callable[..., argparse.Namespace]) -> Callable[..., None]:
+        def stop(self: argparse.ArgumentParser, *given: list[str]) -> None:
+            raise Read(parse(self, *given))
+
+        return stop
 
     entry = importlib.import_module(module)
     entry = entry if hasattr(entry, "main") else importlib.import_module(f"{module}.__main__")
     with monkeypatch.context() as patch, pytest.raises(Read) as found:
         patch.setattr(sys, "argv", [module, *arguments])
-        patch.setattr(argparse.ArgumentParser, "parse_args", stop)
-        patch.setattr(argparse.ArgumentParser, "parse_intermixed_args", stop)
+        for way in ("parse_args", "parse_intermixed_args"):
+            patch.setattr(argparse.ArgumentParser, way, stopping(getattr(argparse.ArgumentParser, way)))
         entry.main()
     given: argparse.Namespace = found.value.args[0]
     if getattr(given, "recipe", None):
