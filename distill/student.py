@@ -44,7 +44,8 @@ def main() -> None:
         student = cut(whole, encoder, decoder)
         if section.init == "scratch":
             student = from_scratch(student, recipe.seed)
-        save_model(student, work.folder / "model", processors=folder, decoder_layers=decoder)
+        changed = len(decoder) < config.decoder_layers or section.init == "scratch"
+        save_model(student, work.folder / "model", processors=folder, decoder_layers=decoder if changed else None)
         work.finish(
             metrics={
                 "encoder_layers_kept": encoder,
@@ -126,16 +127,15 @@ def save_model(
 ) -> None:
     """Weights in float32 safetensors, config, and the processors' files of another model folder as they are.
 
-    With `decoder_layers`, alignment heads follow their layers; heads of layers that were cut are dropped.
+    With `decoder_layers`, those left of another decoder, its alignment heads are dropped: what they listened to there
+    says nothing of them here, where they are trained on without its other layers (`distill.alignment_heads`).
     """
     folder.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(folder)
     copy_processors(processors, folder)
     if decoder_layers is not None:
         generation: dict[str, Any] = json.loads((folder / "generation_config.json").read_text())
-        heads = generation.pop("alignment_heads", None) or []
-        if moved := [[decoder_layers.index(layer), head] for layer, head in heads if layer in decoder_layers]:
-            generation["alignment_heads"] = moved
+        generation.pop("alignment_heads", None)
         write_json(folder / "generation_config.json", generation)
 
 

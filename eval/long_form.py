@@ -7,7 +7,7 @@ closes a segment. `chunked` reads windows that overlap by a third and joins thei
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -38,6 +38,8 @@ class LongTranscript:
     """Segments with their times in s; none from `chunked`."""
     windows: list[tuple[int, int]]
     """First and last sample + 1 of what was read, in order."""
+    tokens: list[list[int]] = field(default_factory=list)
+    """Kept of each window, timestamps among them; none from `chunked`."""
 
 
 def transcribe_long(
@@ -60,7 +62,7 @@ def sequential(
     """
     form = transcriber.format
     cues: list[Cue] = []
-    windows = []
+    windows, kept = [], list[list[int]]()
     start, before = 0, previous
     while start < len(samples):
         clip = samples[start : start + form.window_samples]
@@ -68,7 +70,9 @@ def sequential(
         (said,) = transcriber.decode(mel_BFT, scores=True, timestamps=True, previous=before, max_tokens=max_tokens)
         tokens, end = closed(said.tokens, form.timestamp_begin, form.end)
         read = len(clip) if end is None else min(len(clip), round(end * SAMPLE_RATE))
+        kept.append([])
         if not (said.mean_logprob < GUESS and transcriber.listen(mel_BFT)[0][1] > NO_SPEECH):
+            kept[-1] = tokens
             offset = start / SAMPLE_RATE
             found = transcriber.segments(replace(said, tokens=tokens), read / SAMPLE_RATE)
             cues += [(round(offset + first, 2), round(offset + last, 2), text) for first, last, text in found if text]
@@ -77,7 +81,7 @@ def sequential(
                 before = "" if repeats(text.split()) > LOOP else f"{before} {text}".strip()
         windows.append((start, start + read))
         start += read
-    return LongTranscript(" ".join(text for _, _, text in cues), cues, windows)
+    return LongTranscript(" ".join(text for _, _, text in cues), cues, windows, kept)
 
 
 def chunked(

@@ -2,12 +2,11 @@
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tqdm import tqdm
@@ -15,17 +14,23 @@ from tqdm import tqdm
 from eval.audio import AUDIO_SUFFIXES, SAMPLE_RATE, AudioError, read_audio
 from eval.batches import Row, within_memory, work
 from eval.long_form import Mode, transcribe_long
-from eval.runtimes import RUNTIMES, choose, open_runtime
+from eval.runtimes import choose, open_runtime
 from eval.runtimes.transcriber import Runtime, Transcriber, Transcript
 from eval.subtitles import Cue, subtitles
+from eval.transcribe_arguments import arguments
 from recipes.errors import RunError, UserError, run_main
+
+if TYPE_CHECKING:
+    from eval.words import WordTimer
 
 
 def main() -> None:
     """Transcribe each file; unreadable ones are named, the others still done."""
-    given = _arguments()
+    given = arguments()
     if given.draft is not None:
         _check_draft(given)
+    if given.words and given.runtime is None:
+        given.runtime = "torch"  # an export's graphs hold no attention weights
     given.runtime, given.precision = choose(given.model, given.runtime, given.precision)
     paths = audio_files(given.audio)
     if given.work is not None:  # as the process that `within_memory` starts
@@ -113,31 +118,58 @@ def transcribe(transcriber: Transcriber, clips: Sequence[np.ndarray], given: arg
         heard = {"language": language, "no_speech_prob": round(no_speech, 4)}
         if language is not None:
             transcriber.format = replace(transcriber.format, prompt=transcriber.format.prompt_in(language))
-    timed = given.timestamps or given.format in ("srt", "vtt")
+    timed, timer = _timed(given), _word_timer(transcriber, given)
     rows: dict[int, Row] = {}
     short = [index for index, clip in enumerate(clips) if len(clip) <= transcriber.format.window_samples]
     if short:
         mel_BFT = transcriber.features([clips[index] for index in short])
         said = transcriber.decode(mel_BFT, scores=True, timestamps=timed, previous=given.previous)
         for index, one in zip(short, said, strict=True):
-            rows[index] = _clip(transcriber, len(clips[index]), one, timed=timed)
+            rows[index] = _clip(transcriber, clips[index], one, timer, timed=timed)
     for index in set(range(len(clips))) - set(short):
-        rows[index] = _recording(transcriber, clips[index], given, timed=timed)
+        rows[index] = _recording(transcriber, clips[index], given, timer, timed=timed)
     return [{"seconds": round(len(clip) / SAMPLE_RATE, 3), **heard, **rows[index]} for index, clip in enumerate(clips)]
 
 
-def _clip(transcriber: Transcriber, samples: int, said: Transcript, *, timed: bool) -> Row:
+def _timed(given: argparse.Namespace) -> bool:
+    """Whether segments are asked for: subtitles are made of them, or of words."""
+    return given.timestamps or (given.format in ("srt", "vtt") and not given.words)
+
+
+def _word_timer(transcriber: Transcriber, given: argparse.Namespace) -> "WordTimer | None":
+    if not given.words:
+        return None
+    from eval.words import WordTimer  # torch
+
+    return WordTimer.of(transcriber, given.model)
+
+
+def _clip(
+    transcriber: Transcriber, samples: np.ndarray, said: Transcript, timer: "WordTimer | None", *, timed: bool
+) -> Row:
     row: Row = {"text": said.text, "mean_logprob": round(said.mean_logprob, 4)}
-    return row | ({"segments": _segments(transcriber.segments(said, samples / SAMPLE_RATE))} if timed else {})
+    if timed:
+        row["segments"] = _segments(transcriber.segments(said, len(samples) / SAMPLE_RATE))
+    return row | ({"words": [asdict(word) for word in timer.words(samples, said.tokens)]} if timer else {})
 
 
-def _recording(transcriber: Transcriber, samples: np.ndarray, given: argparse.Namespace, *, timed: bool) -> Row:
-    """Text and, where asked for, segments of what is longer than the model's window."""
-    mode: Mode = given.long or ("sequential" if transcriber.writes_timestamps or timed else "chunked")
-    if timed and mode == "chunked":
-        raise UserError("--long chunked: gives no times, which --timestamps and subtitles need; take sequential")
+def _recording(
+    transcriber: Transcriber, samples: np.ndarray, given: argparse.Namespace, timer: "WordTimer | None", *, timed: bool
+) -> Row:
+    """Text and, where asked for, segments and words of what is longer than the model's window."""
+    wanted = timed or timer is not None
+    mode: Mode = given.long or ("sequential" if transcriber.writes_timestamps or wanted else "chunked")
+    if wanted and mode == "chunked":
+        raise UserError("recording longer than the window: chunks give no times, which were asked for; take sequential")
     said = transcribe_long(transcriber, samples, mode, carry=given.carry, previous=given.previous)
-    return {"text": said.text} | ({"segments": _segments(said.cues)} if timed else {})
+    row: Row = {"text": said.text} | ({"segments": _segments(said.cues)} if timed else {})
+    if timer is not None:
+        row["words"] = [
+            asdict(word)
+            for (start, end), tokens in zip(said.windows, said.tokens, strict=True)
+            for word in timer.words(samples[start:end], tokens, start / SAMPLE_RATE)
+        ]
+    return row
 
 
 def _segments(cues: Sequence[Cue]) -> list[dict[str, Any]]:
@@ -147,15 +179,22 @@ def _segments(cues: Sequence[Cue]) -> list[dict[str, Any]]:
 def _show(path: Path, row: dict[str, Any], given: argparse.Namespace) -> None:
     if given.format in ("srt", "vtt"):
         file = path.with_suffix(f".{given.format}") if given.out is None else given.out / f"{path.stem}.{given.format}"
-        cues = [(item["start"], item["end"], item["text"]) for item in row["segments"]]
+        cues = _cues(row)
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(subtitles(cues, given.format), encoding="utf-8")
         print(file, flush=True)
     elif given.format == "json":
         print(json.dumps(row, ensure_ascii=False), flush=True)
     else:
-        lines = [f"[{item['start']:.2f} - {item['end']:.2f}] {item['text']}" for item in row.get("segments", [])]
-        print("\n".join(lines) if given.timestamps else row["text"], flush=True)
+        lines = [f"[{start:.2f} - {end:.2f}] {text}" for start, end, text in _cues(row)]
+        print("\n".join(lines) if given.timestamps or given.words else row["text"], flush=True)
+
+
+def _cues(row: Row) -> list[Cue]:
+    """Words where there are some, else segments; none where neither was asked for."""
+    if "words" in row:
+        return [(item["start"], item["end"], item["word"]) for item in row["words"]]
+    return [(item["start"], item["end"], item["text"]) for item in row.get("segments", [])]
 
 
 def _any_language(model: Path) -> str | None:
@@ -163,61 +202,6 @@ def _any_language(model: Path) -> str | None:
     file = model / "generation_config.json"
     known = (json.loads(file.read_text()) if file.is_file() else {}).get("lang_to_id") or {}
     return next((name.strip("<|>") for name in known), None)
-
-
-def _positive(text: str) -> float:
-    if not (value := float(text)) > 0:
-        raise argparse.ArgumentTypeError(f"expected more than 0, found {text}")
-    return value
-
-
-def _count(text: str) -> int:
-    if (value := int(text)) < 1:
-        raise argparse.ArgumentTypeError(f"expected 1 or more, found {text}")
-    return value
-
-
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="sottovoce transcribe", description="Text of audio files.")
-    parser.add_argument("model", type=Path, help="model folder, such as runs/demo/export/model")
-    parser.add_argument("audio", nargs="+", type=Path, help="audio files of any length, or folders of them")
-    parser.add_argument(
-        "--runtime", choices=RUNTIMES,
-        help=f"default: the first of {', '.join(RUNTIMES[1:])} that the folder has in the precision asked for, then "
-        "torch, which starts slowest",
-    )  # fmt: skip
-    parser.add_argument(
-        "--precision", choices=["fp32", "fp16", "int8", "w8a8", "w4a16"],
-        help="default: the most exact one that the folder has for the runtime",
-    )  # fmt: skip
-    parser.add_argument(
-        "--memory-mb", type=_positive, metavar="N",
-        help="keep the process below so many MB (10^6 bytes) of resident memory, and transcribe in batches as large as "
-        "that allows; int8 scales a whole batch at once, so its texts may differ from those of single files",
-    )  # fmt: skip
-    parser.add_argument(
-        "--draft", type=Path, metavar="STUDENT",
-        help="folder of a student of this model, which drafts what the model then checks: the same text, sooner where "
-        "the student is much the faster; counts go to stderr",
-    )  # fmt: skip
-    parser.add_argument(
-        "--draft-tokens", type=_count, metavar="N", help="drafted at once; default: while the student is sure enough"
-    )
-    parser.add_argument("--work", nargs=2, type=int, help=argparse.SUPPRESS)
-    parser.add_argument("--language", default="en", help="language code, or `detect`; for multilingual models")
-    parser.add_argument("--task", choices=["transcribe", "translate"], default="transcribe")
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--format", choices=["text", "json", "srt", "vtt"], default="text")
-    parser.add_argument("--out", type=Path, help="folder for subtitles; default: beside the audio")
-    parser.add_argument("--timestamps", action="store_true", help="segments with their times, as text or JSON")
-    parser.add_argument(
-        "--long", choices=["sequential", "chunked"],
-        help="how files longer than the model's window are read: by its timestamps (default where it has them), or in "
-        "overlapping windows",
-    )  # fmt: skip
-    parser.add_argument("--carry", action="store_true", help="sequential: tell each window the text before it")
-    parser.add_argument("--previous", default="", help="text that came before, or names to spell that way")
-    return parser.parse_args()
 
 
 if __name__ == "__main__":

@@ -135,6 +135,8 @@ class Export(Section):
     """CTranslate2 precisions, for faster-whisper."""
     compressed_tensors: list[Literal["w8a8", "w4a16"]] = []
     """Checkpoints rounded by GPTQ on training audio, for vLLM; needs `pip install 'sottovoce[int4]'`."""
+    alignment_clips: int = Field(default=0, ge=0)
+    """Strings of joined training utterances on which heads for word times are chosen, such as 64; 0 chooses none."""
     parity: Parity = Parity()
     """Tolerances; beyond them the stage fails."""
 

@@ -5,9 +5,11 @@ python -m distill.export recipes/demo/recipe.yaml
 
 import eval.startup  # noqa: F401
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from distill.alignment_heads import alignment_heads, write_heads
 from distill.export import EXPORTERS, Student
 from distill.export.departure import first_departure
 from distill.export.layout import write_layout
@@ -35,10 +37,13 @@ def main() -> None:
         # 1. The folder other loaders expect: every JSON of the student, the graphs beside them.
         source, folder = checkpoint(recipe), work.folder / "model"
         write_layout(source, folder)
+        model = load_model(source)
+        if section.alignment_clips:
+            choice = alignment_heads(recipe, model, source, section.alignment_clips)
+            write_heads(folder, choice)
+            write_json(work.folder / "alignment.json", {"command": command, **asdict(choice)})
         train = [item.audio for item in read_utterances(recipe.root / "corpus", "train")]
-        student = Student(
-            load_model(source), source, train, section.smooth_quant, recipe.teacher.language, recipe.teacher.task
-        )
+        student = Student(model, source, train, section.smooth_quant, recipe.teacher.language, recipe.teacher.task)
         export(student, folder, section)
         # 2. Torch's own encoder states, logits and texts.
         transcriber = Transcriber(TorchRuntime(student.model), source, recipe.teacher.language, recipe.teacher.task)

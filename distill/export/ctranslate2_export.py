@@ -62,7 +62,7 @@ def export_ctranslate2(student: Student, folder: Path, precisions: Sequence[str]
     for precision in precisions:
         target = folder / f"ctranslate2-{precision}"
         target.mkdir(parents=True, exist_ok=True)
-        spec = _specification(student)
+        spec = _specification(student, folder)
         spec.validate()
         spec.optimize(quantization=QUANTIZATION[precision])
         spec.save(str(target))
@@ -71,13 +71,15 @@ def export_ctranslate2(student: Student, folder: Path, precisions: Sequence[str]
 
 
 @torch.no_grad()
-def _specification(student: Student) -> Any:
+def _specification(student: Student, folder: Path) -> Any:
     from ctranslate2.converters.transformers import WhisperLoader
 
     # A copy, as quantisation scales the float32 weights in place: the next precision would start from integers.
     model = copy.deepcopy(dense(student.model, "ctranslate2"))
     spec = WhisperLoader().get_model_spec(model)
-    generation = json.loads((student.source / "generation_config.json").read_text())
+    # The export's own, where it was written: its heads were chosen for this student.
+    laid_out = (folder / "generation_config.json").is_file()
+    generation = json.loads(((folder if laid_out else student.source) / "generation_config.json").read_text())
     tokenizer = load_tokenizer(student.source)
     spec.register_vocabulary(token_names(tokenizer, model.config.vocab_size))
     spec.config.suppress_ids = generation.get("suppress_tokens") or []

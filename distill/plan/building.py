@@ -53,4 +53,5 @@ def build(teacher: Teacher, candidate: Candidate, folder: Path, scratch: Path) -
         model, _ = shorten(model, Window(seconds=candidate.seconds), material)
     if candidate.tokens is not None:
         model, _ = trim(model, Vocabulary(tokens=candidate.tokens), material)
-    save_model(model, folder, processors=processors)
+    # A real teacher's alignment heads may lie in layers that are not there.
+    save_model(model, folder, processors=processors, decoder_layers=list(range(candidate.decoder_layers)))

@@ -46,9 +46,10 @@ def lay_out(recipe: Recipe, folder: Path) -> None:
         place(file, folder / file.relative_to(exported))
     for file in [*sorted(source.glob("model*.safetensors*")), *sorted(source.glob("modeling_*.py"))]:
         place(file, folder / file.name)
-    # The exports' config.json leaves out what only the safetensors need, theirs what only transformers.js does.
+    # The exports' config.json leaves out what only the safetensors need, theirs what the export stage adds.
     for_graphs, for_weights = (json.loads((path / "config.json").read_text()) for path in (exported, source))
-    write_json(folder / "config.json", {**for_graphs, **for_weights})
+    chosen_width = {key: for_graphs[key] for key in ("median_filter_width",) if key in for_graphs}
+    write_json(folder / "config.json", {**for_graphs, **for_weights, **chosen_width})
     for name in ("report.html", "report.json"):
         write_text(folder / name, (recipe.root / "report" / name).read_text())
     values = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)

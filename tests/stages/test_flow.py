@@ -213,6 +213,7 @@ def test_stages_run_by_themselves_with_overrides(finished: Path, run: Run, tmp_p
 def test_every_runtime_goes_the_whole_way(finished: Path, speech: Path, run: Run, tmp_path: Path) -> None:
     shutil.copytree(finished.parent / "runs", tmp_path / "runs")
     exports = ["export.openvino=[fp16]", "export.ctranslate2=[int8]", "export.parity.min_equal_text.fp16=0.5"]
+    exports += ["export.alignment_clips=2"]
     done = run(*sottovoce("run", str(finished), *exports, f"runs={tmp_path / 'runs'}"))
     assert done.returncode == 0, done.stderr
     for name in ("onnx-fp32", "onnx-int8", "openvino-fp16", "ctranslate2-int8"):
@@ -224,6 +225,13 @@ def test_every_runtime_goes_the_whole_way(finished: Path, speech: Path, run: Run
     said = run(*sottovoce("transcribe", str(model), str(clip), *more))
     assert said.returncode == 0, said.stderr
     assert len(said.stdout.splitlines()) == 1
+    folder = tmp_path / "runs" / "small" / "export"
+    chosen = json.loads((folder / "alignment.json").read_text())
+    assert chosen["strings"] == 2
+    assert chosen["error_ms"] <= min(chosen["each_ms"].values())
+    for file in ("generation_config.json", "onnx/generation_config.json", "ctranslate2-int8/config.json"):
+        assert json.loads((folder / "model" / file).read_text())["alignment_heads"] == chosen["heads"], file
+    assert json.loads((folder / "model" / "config.json").read_text())["median_filter_width"] == chosen["width"]
 
 
 def test_an_exporter_that_is_not_installed_is_named(finished: Path, run: Run, tmp_path: Path) -> None:

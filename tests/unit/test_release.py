@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import WhisperConfig
 
+from distill.alignment_heads import Choice, write_heads
 from distill.export.layout import complete_onnx, write_layout
 from distill.release.card import interval, signed
 from distill.release.folder import (
@@ -134,6 +135,7 @@ def test_a_student_of_another_shape_keeps_its_shape_beside_plain_graphs(
     write_layout(root / "compress" / "model", root / "export" / "model")
     (root / "export" / "model" / "onnx").mkdir()
     (root / "export" / "model" / "onnx" / "encoder_model.onnx_data").write_text("large")
+    write_heads(root / "export" / "model", Choice([(3, 1), (2, 0)], 3, 20.0, {}, 1, 2))
     complete_onnx(root / "export" / "model")
     (root / "report").mkdir()
     for name in ("report.html", "report.json"):
@@ -153,6 +155,8 @@ def test_a_student_of_another_shape_keeps_its_shape_beside_plain_graphs(
     assert written["low_rank"] == config.low_rank
     assert written["transformers.js_config"] == {"use_external_data_format": {"encoder_model.onnx": 1}}
     assert (folder / "modeling_sottovoce.py").is_file()
+    assert written["median_filter_width"] == 3
+    assert json.loads((folder / "generation_config.json").read_text())["alignment_heads"] == [[3, 1], [2, 0]]
 
 
 @given(value=st.floats(-99, 99), below=st.floats(0, 50), above=st.floats(0, 50))
