@@ -41,6 +41,7 @@ RELEASE = "release: {licence: apache-2.0}\n"
 ONLY_READ = {
     r"sottovoce (run|check) recipes/": "the recipes' own runs take minutes to hours; `make demo` is one",
     r"sottovoce serve": "needs npm; `make interop` opens the page",
+    r"sottovoce transcribe .* --words": "needs a student whose heads are marked; tests/unit/test_words.py makes them",
     r"accelerate config": "asks questions",
     r"python -m (distill\.shapes|tests\.bench)": "needs Whisper's vocabulary or real speech; `make bench` runs it",
     r"accelerate launch distill/train.py RECIPE train.quantize_teacher=4": "eight bits are tested, four need a GPU",
