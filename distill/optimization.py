@@ -3,6 +3,7 @@
 import copy
 import math
 import re
+import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -62,6 +63,8 @@ def add_adapters(student: WhisperForConditionalGeneration, lora: Lora, *, encode
 
 def merged(student: WhisperForConditionalGeneration) -> WhisperForConditionalGeneration:
     """The student as a plain Whisper model: a copy with its adapters folded into the weights; itself without any."""
+    if "peft" not in sys.modules:  # it made any adapters there are; to import it brings the compiler along, two seconds
+        return student
     from peft.tuners.lora import LoraLayer
 
     if not any(isinstance(module, LoraLayer) for module in student.modules()):

@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
 import pyarrow.parquet as pq
 import torch
@@ -36,6 +35,8 @@ class StoredTeacher:
                 f"stored teacher: the labels in {labels} have their tail summed at {written.decode() or 'none'}, "
                 f"found temperature {temperature:g}; make them equal, or take the live teacher"
             )
+        import datasets
+
         datasets.disable_progress_bars()
         table = datasets.Dataset.from_parquet(files, cache_dir=str(cache), columns=["id", "plain", "timed"])
         self._rows = {name: row for row, name in enumerate(table["id"])}

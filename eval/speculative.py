@@ -11,6 +11,8 @@ B batch, F mel bins, T mel frames, S encoder positions, D width, L tokens, N kno
 V vocabulary.
 """
 
+import eval.startup  # noqa: F401
+
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -25,7 +25,7 @@ COMPRESS = (
 HEAL = (
     "heal={steps: 30, batch_size: 8, learning_rate: 1e-3, warmup_steps: 2, eval_steps: 30, save_steps: 5, workers: 0}"
 )
-SHORT = ["train=null", COMPRESS, HEAL]
+SHORT = ["train=null", "eval.draft=0", COMPRESS, HEAL]
 
 
 @pytest.fixture(scope="module")
