@@ -22,6 +22,8 @@ PROMPT, PLACE = 4, 20
 """Tokens of the first pass; tokens that stand before a later one."""
 READ = {"teacher": (1, 2, 4, 8, 20), "draft": (1, 2, 4)}
 """Tokens of the passes that are timed; between them the time is interpolated."""
+CHOSEN = {"teacher": None, "draft": 1}
+"""After how many of them a token is chosen; None for all."""
 
 Passes = list[tuple[str, int]]
 """Of a batch, who reads how many tokens: `teacher`, `draft`, or `plain`, the teacher as it runs alone."""
@@ -79,12 +81,17 @@ def costs(runtime: SpeculativeRuntime, sizes: Sequence[int], runs: int, name: st
     models = {"teacher": runtime.model, "draft": runtime.draft}
     calls: dict[tuple[str, int], Call] = {("encoder", 0): partial(_listen, TorchRuntime(runtime.model))}
     for who, model in models.items():
-        calls |= {(who, 0): partial(_begin, model), (who, PROMPT): _later(model, 1, (PROMPT,))[PROMPT]}
+        calls[who, 0] = partial(_begin, model, CHOSEN[who])
+        calls[who, PROMPT] = _later(model, 1, (PROMPT,), CHOSEN[who])[PROMPT]
     window_ms = {key: cpu for key, (_, cpu) in medians_ms(calls, runs, f"{name}, window").items()}
     keys_ms = {who: max(0.0, window_ms[who, 0] - window_ms[who, PROMPT]) for who in models}
     found = dict[int, Costs]()
     for size in sizes:
-        calls = {(who, read): call for who in models for read, call in _later(models[who], size, READ[who]).items()}
+        calls = {
+            (who, read): call
+            for who, model in models.items()
+            for read, call in _later(model, size, READ[who], CHOSEN[who]).items()
+        }
         calls["plain", 1] = _alone(runtime.model, size)
         table: dict[str, dict[int, float]] = {who: {} for who, _ in calls}
         for (who, read), (_, cpu) in medians_ms(calls, runs, f"{name}, batch {size}").items():
@@ -93,22 +100,26 @@ def costs(runtime: SpeculativeRuntime, sizes: Sequence[int], runs: int, name: st
     return found
 
 
-def _later(model: WhisperForConditionalGeneration, size: int, lengths: Sequence[int]) -> dict[int, Call]:
-    """Passes over so many tokens after others, and the choice of the best."""
+def _later(
+    model: WhisperForConditionalGeneration, size: int, lengths: Sequence[int], last: int | None
+) -> dict[int, Call]:
+    """Passes over so many tokens after others, and the choice of the best after the last so many of them."""
     start_B, tokens_BL = torch.full((size,), PLACE), _tokens(model, size, PLACE)
     decoder = SlotDecoder(model, _states(model, size), 2 * PLACE)
     decoder(tokens_BL, start_B - PLACE)
-    return {read: partial(_choose, decoder, tokens_BL[:, :read], start_B) for read in lengths}
+    return {read: partial(_choose, decoder, tokens_BL[:, :read], start_B, last) for read in lengths}
 
 
-def _choose(decoder: SlotDecoder, tokens_BL: torch.Tensor, start_B: torch.Tensor, _run: int) -> torch.Tensor:
-    return decoder(tokens_BL, start_B).argmax(dim=-1)
+def _choose(
+    decoder: SlotDecoder, tokens_BL: torch.Tensor, start_B: torch.Tensor, last: int | None, _run: int
+) -> torch.Tensor:
+    return decoder(tokens_BL, start_B, last).argmax(dim=-1)
 
 
-def _begin(model: WhisperForConditionalGeneration, run: int) -> torch.Tensor:
+def _begin(model: WhisperForConditionalGeneration, last: int | None, run: int) -> torch.Tensor:
     """A first pass over one prompt."""
     decoder = SlotDecoder(model, _states(model, 1), 2 * PLACE)
-    return _choose(decoder, _tokens(model, 1, PROMPT), torch.zeros(1, dtype=torch.int64), run)
+    return _choose(decoder, _tokens(model, 1, PROMPT), torch.zeros(1, dtype=torch.int64), last, run)
 
 
 def _alone(model: WhisperForConditionalGeneration, size: int) -> Call:
