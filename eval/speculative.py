@@ -109,7 +109,7 @@ class SpeculativeRuntime(TorchRuntime):
             drafted_BK = self._drafted(draft, text, first_V, never_V)
             # Of what the teacher has not read: the prompt at first, then the one token it wrote itself.
             tokens_BL = torch.cat([text.last(unread), drafted_BK], dim=1)
-            logits_BLV = teacher(tokens_BL, text.length_B - unread)[:, unread - 1 :]
+            logits_BLV = teacher(tokens_BL, text.length_B - unread, last=drafted_BK.shape[1] + 1)
             logits_BLV[:, 0] += first_V
             logits_BLV[:, 1:] += never_V
             best_BL = logits_BLV.argmax(dim=-1)
@@ -142,7 +142,7 @@ class SpeculativeRuntime(TorchRuntime):
         promised, most = 1.0, min(self.draft_tokens or MOST, text.room - 1)
         going_B = text.open_B.clone()
         while len(drafted) < most and going_B.any():
-            logits_BV = draft(tokens_BL, start_B)[:, -1] + (never_V if drafted else first_V)
+            logits_BV = draft(tokens_BL, start_B, last=1)[:, 0] + (never_V if drafted else first_V)
             start_B = start_B + tokens_BL.shape[1]
             top_B, next_B = logits_BV.max(dim=-1)
             tokens_BL = next_B[:, None]

@@ -19,6 +19,7 @@ from eval.runtimes.transcriber import Generator, Transcriber
 from eval.slots import SlotDecoder
 from eval.speculative import SpeculativeRuntime, open_speculative
 from recipes.errors import UserError
+from tests.bench.passes import Costs, alone, watched
 from tests.conftest import TEACHER
 from tests.unit.models import PROMPT, demo_student, random_mel, random_whisper
 from tests.unit.test_transcribe import transcribe
@@ -72,6 +73,21 @@ def test_every_row_is_the_teachers_own_greedy_text(
     assert counts.passes + counts.accepted >= counts.written
     if draft == "itself":
         assert counts.accepted == counts.drafted
+
+
+def test_passes_are_seen_and_priced() -> None:
+    runtime = SpeculativeRuntime(WHISPER, DRAFTS["its first layer"], 3)
+    mel_BFT = random_mel(WHISPER)
+    with watched(teacher=runtime.model, draft=runtime.draft) as passes:
+        ((made, _),) = runtime.generate(runtime.encode(mel_BFT), PROMPT, 9, end=END, suppress=[END], suppress_first=[])
+    read = [tokens for who, tokens in passes if who == "teacher"]
+    counts = runtime.acceptance
+    assert (len(read), sum(read)) == (counts.passes, len(PROMPT) + counts.drafted + counts.passes - 1)
+    first, later = 100.0, 2.0 * (sum(read) - read[0])
+    priced = Costs({"teacher": {1: 2.0, 20: 40.0}, "draft": {1: 0.0, 20: 0.0}}, {"teacher": first, "draft": 5.0}, 0.0)
+    assert priced([passes, passes]) == pytest.approx(2 * (first + 2.0 * read[0] + later + 5.0))
+    assert priced([passes], stretch=3.0) == pytest.approx(first + 2.0 * read[0] + 3.0 * later + 5.0)
+    assert len(alone(len(made))) == len(made)
 
 
 def test_rows_at_different_places_see_what_they_see_alone() -> None:
@@ -129,8 +145,12 @@ def test_logits_along_a_text_are_the_teachers(clips: list[np.ndarray]) -> None:
         np.testing.assert_allclose(found[step], expected_1V, atol=1e-3)
 
 
-def test_a_draft_with_other_tokens_is_refused(tmp_path: Path) -> None:
+def test_a_draft_with_other_tokens_or_mel_bins_is_refused(tmp_path: Path) -> None:
     shutil.copytree(TEACHER, tmp_path / "student")
+    config = json.loads((tmp_path / "student" / "config.json").read_text())
+    (tmp_path / "student" / "config.json").write_text(json.dumps(config | {"num_mel_bins": 128}))
+    with pytest.raises(UserError, match="expected 80 mel bins as"):
+        open_speculative(TEACHER, tmp_path / "student", 1)
     file = tmp_path / "student" / "tokenizer.json"
     told = json.loads(file.read_text())
     told["added_tokens"][-1]["content"] = "<|other|>"
