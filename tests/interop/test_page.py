@@ -31,7 +31,7 @@ from tests.conftest import ROOT, TEACHER
 
 SPEECH = Path(os.environ.get("SPEECH", ROOT.parent / "shared" / "speech"))
 PACKAGES = ROOT / ".interop" / "page"
-CLIPS = 5
+CLIPS = int(os.environ.get("CLIPS", "5"))
 """From each corpus."""
 
 pytestmark = [
