@@ -64,7 +64,7 @@ LOADERS = {
         "faster-whisper", "faster_whisper_clips.py", "ctranslate2", folder="ctranslate2-{precision}", vocabulary=51865
     ),
     "openvino-genai": Loader(
-        "genai", "genai.py", "openvino", folder="openvino-{precision}", options=("--precision", "f32")
+        "genai", "genai.py", "openvino", get_args(Common), "openvino-{precision}", options=("--precision", "f32")
     ),
     "litert": Loader("litert", "litert_clips.py", None, get_args(Common), options=("--precision", "{precision}")),
 }
