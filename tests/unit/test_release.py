@@ -108,16 +108,16 @@ def test_placing_twice_leaves_the_source_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("runs=/work/mine/runs", "runs=runs"),
-        ('{"path": "/work/mine"}', '{"path": "."}'),
-        ("sources: [/work/speech/an4/a b.wav, '/work/mine/a+b/']", "sources: [../speech/an4/a b.wav, 'a+b']"),
-        ("elsewhere /data/work/mine and /workshop", "elsewhere /data/work/mine and /workshop"),
-        ("already a/work/mine ../speech <b>1/2</b>", "already a/work/mine ../speech <b>1/2</b>"),
-        ("https://work/mine base64,Ab+/work/mine", "https://work/mine base64,Ab+/work/mine"),
+        ("runs=/srv/mine/runs", "runs=runs"),
+        ('{"path": "/srv/mine"}', '{"path": "."}'),
+        ("sources: [/srv/speech/an4/a b.wav, '/srv/mine/a+b/']", "sources: [../speech/an4/a b.wav, 'a+b']"),
+        ("elsewhere /data/srv/mine and /srvshop", "elsewhere /data/srv/mine and /srvshop"),
+        ("already a/srv/mine ../speech <b>1/2</b>", "already a/srv/mine ../speech <b>1/2</b>"),
+        ("https://srv/mine base64,Ab+/srv/mine", "https://srv/mine base64,Ab+/srv/mine"),
     ],
 )  # fmt: skip
 def test_paths_are_said_as_seen_from_the_working_folder(text: str, said: str) -> None:
-    assert from_here(text, Path("/work/mine")) == said
+    assert from_here(text, Path("/srv/mine")) == said
 
 
 def test_below_the_root_everything_else_stays_absolute() -> None:
