@@ -1,4 +1,4 @@
-"""Two processes in turn: the same artefact is as fast as itself, and a process that ends is named."""
+"""Two processes in turn: who plays when, what is made of their seconds, and a process that ends is named."""
 
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,20 @@ def task(speech: Path) -> dict[str, Any]:
             "folder": str(TEACHER), "runtime": "torch", "precision": "fp32"}  # fmt: skip
 
 
-def test_each_clip_goes_to_both(speech: Path) -> None:
-    with player(task(speech), "one") as one, player(task(speech) | {"tokens": 100}, "many") as many:
-        found = quotients(many, one, 2, 4)
-    assert found.shape == (4,)
-    assert (found > 2).all(), "a hundred tokens take longer than the text"
+def test_each_clip_goes_to_both_and_first_alternates(tmp_path: Path) -> None:
+    tasks = [
+        {"name": name, "seconds": seconds, "played": str(tmp_path / "played"), "threads": 1}
+        for name, seconds in (("a", 0.75), ("b", 0.25))
+    ]
+    first, second = (player(each, each["name"], "tests.fixed_seconds") for each in tasks)
+    with first as one, second as other:
+        assert quotients(one, other, clips=3, turns=4).tolist() == [3, 3, 3, 3]
+    assert (tmp_path / "played").read_text().split() == ["a0", "b0", "b1", "a1", "a2", "b2", "b0", "a0"]
+
+
+def test_a_player_transcribes_and_says_how_long_it_took(speech: Path) -> None:
+    with player(task(speech), "alnum") as alnum:
+        assert all(0 < alnum(clip) < 60 for clip in (0, 1, 0))
 
 
 def test_the_median_lies_in_its_interval() -> None:
