@@ -22,7 +22,7 @@ def test_each_clip_goes_to_both_and_first_alternates(tmp_path: Path) -> None:
         {"name": name, "seconds": seconds, "played": str(tmp_path / "played"), "threads": 1}
         for name, seconds in (("a", 0.75), ("b", 0.25))
     ]
-    first, second = (player(each, each["name"], "tests.fixed_seconds") for each in tasks)
+    first, second = (player(each, each["name"], "tests.unit.fixed_seconds") for each in tasks)
     with first as one, second as other:
         assert quotients(one, other, clips=3, turns=4).tolist() == [3, 3, 3, 3]
     assert (tmp_path / "played").read_text().split() == ["a0", "b0", "b1", "a1", "a2", "b2", "b0", "a0"]
