@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from distill.export import EXPORTERS, Student
+from distill.export.__main__ import within
 from distill.export.departure import first_departure
 from distill.export.layout import write_layout
 from distill.export.parity import Clip, Reference, compare, forced
@@ -44,3 +45,24 @@ def test_the_layer_with_outliers_is_named(tmp_path: Path, part: str, layer: int)
     assert all(before > 24 for before in found.psnr_db[:-1])
     assert f"{part} layer {layer} is the first" in str(found)
     assert first_departure(student, "ctranslate2", "int8", reference, row, limit_db=-50) is None
+
+
+@pytest.mark.parametrize(
+    ("psnr_db", "equal_text", "wer", "kept"),
+    [
+        (50, 0.9, None, True),
+        (50, 0.9, (1.0, 0.4), True),
+        (50, 0.9, (1.2, 0.0), True),
+        (50, 0.9, (1.2, 0.1), False),
+        (49, 0.9, None, False),
+        (50, 0.8, None, False),
+    ],
+)
+def test_a_departure_is_one_that_chance_does_not_make(
+    psnr_db: float, equal_text: float, wer: tuple[float, float] | None, kept: bool
+) -> None:
+    row = {
+        "encoder": {"psnr_db": psnr_db}, "logits": {"psnr_db": 80}, "equal_text": equal_text,
+        "wer_increase": wer and {"value": wer[0], "low": wer[1], "high": 3.0},
+    }  # fmt: skip
+    assert within(row, {"psnr_db": 50.0, "equal_text": 0.9, "wer_increase": 1.0}) is kept
