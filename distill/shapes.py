@@ -42,7 +42,7 @@ def random_model(shape: Shape, vocabulary: Path, output: Path, seed: int = 0) ->
     config = WhisperConfig(
         d_model=shape.width, encoder_layers=shape.encoder_layers, decoder_layers=shape.decoder_layers,
         encoder_attention_heads=shape.heads, decoder_attention_heads=shape.heads,
-        encoder_ffn_dim=shape.ffn or 4 * shape.width, decoder_ffn_dim=shape.ffn or 4 * shape.width, vocab_size=size,
+        encoder_ffn_dim=shape.neurons[0], decoder_ffn_dim=shape.neurons[1], vocab_size=size,
         num_mel_bins=features["feature_size"], max_source_positions=features["chunk_length"] * POSITIONS_PER_SECOND,
         max_target_positions=shape.target_positions,
         bos_token_id=generation["bos_token_id"], eos_token_id=generation["eos_token_id"],

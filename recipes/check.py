@@ -1,8 +1,10 @@
 """`sottovoce check`: paths resolved, and parameters, memory and disk estimated before anything runs."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
+from recipes.compression import Compress, at_most
 from recipes.devices import budgets
 from recipes.errors import UserError
 from recipes.flow import stages
@@ -11,6 +13,8 @@ from recipes.schema import Recipe
 from recipes.shapes import HUB_SHAPES, Shape
 from recipes.training import Train
 
+POSITIONS_PER_SECOND = 50
+"""Of every Whisper encoder."""
 _TOKENS_PER_HOUR = 4 * 3600
 """English read aloud in Whisper's vocabulary, end of text included."""
 
@@ -31,23 +35,47 @@ def estimate(recipe: Recipe) -> list[str]:
         kept, depth = getattr(recipe.student, key), getattr(whole, key)
         if kept is not None and kept > depth:
             raise UserError(f"student.{key}: expected 1 to {depth}, the depth of {source}, found {kept}")
-    student = whole.cut(recipe.student.encoder_layers, recipe.student.decoder_layers)
+    student = exported = whole.cut(recipe.student.encoder_layers, recipe.student.decoder_layers)
     lines += [_model_line("teacher", shape), _model_line("student", student)]
+    bound = "at least"
+    if recipe.compress is not None:
+        exported = compressed(student, recipe.compress)
+        found = [name for name, _ in recipe.compress.methods if name in ("vocabulary", "low_rank")]
+        bound = f"before {' and '.join(found)}" if found else bound
+        lines.append(_model_line("smaller", exported) + (f", {bound}" if found else ""))
     if recipe.labels is not None and recipe.labels.source is None and recipe.labels.top_k:
         kept = 8 * recipe.labels.top_k * _TOKENS_PER_HOUR * (2 if recipe.labels.timestamps else 1)
         lines.append(f"disk    labels with {recipe.labels.top_k} logits a token {kept / 1e6:.0f} MB an hour of speech")
-    for section in (recipe.train, recipe.heal):
-        lines += _training_lines(section, shape, student) if section is not None else []
+    for section, trained in ((recipe.train, student), (recipe.heal, exported)):
+        lines += _training_lines(section, shape, trained) if section is not None else []
     bytes_each = {"fp32": 4, "fp16": 2, "int8": 1, "w8a8": 1, "w4a16": 0.5}
-    sizes = ", ".join(
-        f"{name} {student.parameters * bytes_each[precision] / 1e6:.0f} MB"
-        for name, _, precision in recipe.export.artefacts
-    )
-    return [*lines, f"export  at least: {sizes}" if sizes else "export  nothing"]
+    sizes_mb = {
+        name: exported.parameters * bytes_each[precision] / 1e6 for name, _, precision in recipe.export.artefacts
+    }
+    sizes = ", ".join(f"{name} {size:.{1 if size < 10 else 0}f} MB" for name, size in sizes_mb.items())
+    return [*lines, f"export  {bound}: {sizes}" if sizes else "export  nothing"]
+
+
+def compressed(student: Shape, section: Compress) -> Shape:
+    """What a compress section leaves of a student before tokens and ranks leave, which labels and audio decide."""
+    changes = {"encoder_ffn": student.neurons[0]}  # whatever becomes of the decoder's
+    if section.window is not None:
+        there = student.source_positions // POSITIONS_PER_SECOND
+        changes["source_positions"] = POSITIONS_PER_SECOND * at_most("window.seconds", section.window.seconds, there)
+    if section.prune is not None:
+        for key, field, there in (
+            ("encoder_layers", "encoder_layers", student.encoder_layers),
+            ("heads", "encoder_heads", student.encoder_heads or student.heads),
+            ("ffn_width", "encoder_ffn", student.neurons[0]),
+            ("decoder_ffn_width", "ffn", student.neurons[1]),
+        ):
+            if (kept := getattr(section.prune, key)) is not None:
+                changes[field] = at_most(f"prune.{key}", kept, there)
+    return replace(student, **changes)
 
 
 def _training_lines(section: Train, shape: Shape, student: Shape) -> list[str]:
-    """Memory and disk; a student that was compressed before takes less."""
+    """Memory and disk."""
     trained = student.decoder_parameters + (0 if section.freeze_encoder else student.encoder_parameters)
     # float32 weights of both, and for what is trained a gradient and AdamW's two moments.
     held = student.parameters + (shape.decoder_parameters if section.kl_weight > 0 else 0)

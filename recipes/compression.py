@@ -4,6 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from recipes.errors import UserError
 from recipes.sources import Section
 
 PRESETS = {"acc": (0.99, 0.999), "balanced": (0.98, 0.99), "fast": (0.95, 0.97)}
@@ -88,3 +89,10 @@ class Compress(Section):
         """Name and options of each method of this recipe, in order."""
         values = {name: getattr(self, name) for name in type(self).model_fields}
         return [(name, options) for name, options in values.items() if isinstance(options, Section)]
+
+
+def at_most(key: str, kept: int, there: int) -> int:
+    """The number kept under a key of this section; UserError where the student has fewer."""
+    if kept > there:
+        raise UserError(f"compress.{key}: expected 1 to {there}, the student's, found {kept}")
+    return kept

@@ -18,6 +18,10 @@ class Shape:
     target_positions: int = 448
     ffn: int = 0
     """Inner width of the feed-forward blocks; 0 for four times the width."""
+    encoder_ffn: int = 0
+    """The encoder's, where it has another; 0 for the same."""
+    encoder_heads: int = 0
+    """Heads in each encoder layer, where some have left; 0 for all."""
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "Shape":
@@ -25,7 +29,8 @@ class Shape:
         return cls(
             config["d_model"], config["encoder_layers"], config["decoder_layers"], config["decoder_attention_heads"],
             config["vocab_size"], config["num_mel_bins"], config["max_source_positions"],
-            config["max_target_positions"], config["decoder_ffn_dim"],
+            config["max_target_positions"], config["decoder_ffn_dim"], config["encoder_ffn_dim"],
+            config.get("encoder_heads") or 0,
         )  # fmt: skip
 
     def cut(self, encoder_layers: int | None, decoder_layers: int) -> "Shape":
@@ -33,28 +38,31 @@ class Shape:
         return replace(self, encoder_layers=encoder_layers or self.encoder_layers, decoder_layers=decoder_layers)
 
     @property
-    def _attention(self) -> int:
-        return 4 * self.width**2 + 3 * self.width  # the key projection has no bias
-
-    @property
-    def _feed_forward(self) -> int:
-        inner = self.ffn or 4 * self.width
-        return 2 * self.width * inner + inner + self.width
+    def neurons(self) -> tuple[int, int]:
+        """In each feed-forward block of the encoder and of the decoder."""
+        decoder = self.ffn or 4 * self.width
+        return self.encoder_ffn or decoder, decoder
 
     @property
     def encoder_parameters(self) -> int:
         """Convolutions, fixed positions, layers, final norm."""
-        width = self.width
+        width, heads = self.width, self.encoder_heads or self.heads
         convolutions = 3 * width * self.mel_bins + width + 3 * width * width + width
-        layer = self._attention + self._feed_forward + 4 * width
+        layer = self._attention(heads * width // self.heads) + self._feed_forward(self.neurons[0]) + 4 * width
         return convolutions + self.source_positions * width + self.encoder_layers * layer + 2 * width
 
     @property
     def decoder_parameters(self) -> int:
         """Embedding (the head is tied to it), positions, layers, final norm."""
         width = self.width
-        layer = 2 * self._attention + self._feed_forward + 6 * width
+        layer = 2 * self._attention(width) + self._feed_forward(self.neurons[1]) + 6 * width
         return (self.vocabulary + self.target_positions) * width + self.decoder_layers * layer + 2 * width
+
+    def _attention(self, inner: int) -> int:
+        return 4 * self.width * inner + 2 * inner + self.width  # the key projection has no bias
+
+    def _feed_forward(self, inner: int) -> int:
+        return 2 * self.width * inner + inner + self.width
 
     @property
     def parameters(self) -> int:

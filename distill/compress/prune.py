@@ -23,7 +23,7 @@ from transformers import WhisperForConditionalGeneration
 from distill.compress import Material, observe
 from distill.student import cut, rebuilt
 from eval.modeling_sottovoce import SottovoceForConditionalGeneration
-from recipes.compression import Prune
+from recipes.compression import Prune, at_most
 from recipes.errors import UserError
 
 Report = dict[str, Any]
@@ -53,7 +53,7 @@ def encoder_layers(
     model: WhisperForConditionalGeneration, count: int, material: Material
 ) -> tuple[WhisperForConditionalGeneration, Report]:
     """The layers that turn the stream the most."""
-    _at_most("encoder_layers", count, depth := model.config.encoder_layers)
+    at_most("prune.encoder_layers", count, depth := model.config.encoder_layers)
     turned = torch.zeros(depth, dtype=torch.float64)
 
     def turn(number: int, before_ND: Tensor, after_ND: Tensor) -> None:
@@ -75,7 +75,7 @@ def heads(
     """The heads of each encoder layer whose outputs move the stream the most."""
     attention = model.model.encoder.layers[0].self_attn
     number, width = attention.num_heads, attention.head_dim
-    _at_most("heads", count, number)
+    at_most("prune.heads", count, number)
     layers = [f"{block}.self_attn" for block in _blocks(model, "encoder")]
     seen = {layer: torch.zeros(number, width, width, dtype=torch.float64) for layer in layers}
 
@@ -108,7 +108,8 @@ def neurons(
 ) -> tuple[WhisperForConditionalGeneration, Report]:
     """The neurons of each layer of a part, encoder or decoder, that move the stream the most."""
     key = f"{part}_ffn_dim"
-    _at_most("ffn_width" if part == "encoder" else "decoder_ffn_width", count, width := getattr(model.config, key))
+    option = "ffn_width" if part == "encoder" else "decoder_ffn_width"
+    at_most(f"prune.{option}", count, width := getattr(model.config, key))
     blocks = list(_blocks(model, part))
     energy = {block: torch.zeros(width, dtype=torch.float64) for block in blocks}
 
@@ -134,8 +135,3 @@ def neurons(
 
 def _blocks(model: WhisperForConditionalGeneration, part: str) -> Iterator[str]:
     return (f"model.{part}.layers.{number}" for number in range(getattr(model.config, f"{part}_layers")))
-
-
-def _at_most(key: str, count: int, there: int) -> None:
-    if count > there:
-        raise UserError(f"compress.prune.{key}: expected 1 to {there}, the student's, found {count}")

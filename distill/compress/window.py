@@ -16,8 +16,7 @@ from distill.student import rebuilt
 from eval.audio import SAMPLE_RATE
 from eval.runtimes.format import Settings
 from eval.runtimes.mel import POSITIONS_PER_SECOND
-from recipes.compression import Window
-from recipes.errors import UserError
+from recipes.compression import Window, at_most
 from recipes.stage import write_json
 
 
@@ -26,11 +25,7 @@ def shorten(
 ) -> tuple[WhisperForConditionalGeneration, dict[str, Any]]:
     """A copy of the model that takes in `seconds` at a time; its feature extractor is told."""
     config, positions = copy.deepcopy(model.config), section.seconds * POSITIONS_PER_SECOND
-    if positions > config.max_source_positions:
-        raise UserError(
-            f"compress.window.seconds: expected at most {config.max_source_positions / POSITIONS_PER_SECOND:g}, the "
-            f"student's window, found {section.seconds}"
-        )
+    at_most("window.seconds", section.seconds, config.max_source_positions // POSITIONS_PER_SECOND)
     weights, name = model.state_dict(), "model.encoder.embed_positions.weight"
     weights[name] = weights[name][:positions]
     config.max_source_positions = positions

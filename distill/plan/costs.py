@@ -43,7 +43,7 @@ LIMITED = ("clip_p95_ms", "rtf", "peak_rss_mb", "size_mb")
 
 def terms(shape: Shape) -> dict[str, float]:
     """Work in 10^9 multiply-adds, weights and states in 10^6 numbers."""
-    width, positions, ffn = shape.width, shape.source_positions, shape.ffn or 4 * shape.width
+    width, positions, (encoder_ffn, ffn) = shape.width, shape.source_positions, shape.neurons
     encoder, decoder = shape.encoder_layers, shape.decoder_layers
     one = shape.cut(1, 1)
     deeper = shape.cut(2, 2)
@@ -56,7 +56,7 @@ def terms(shape: Shape) -> dict[str, float]:
         "fixed": 1.0,
         "positions": positions * width / 1e6,
         "convolutions": 3 * positions * width * (2 * shape.mel_bins + width) / 1e9,
-        "linear": encoder * positions * (4 * width**2 + 2 * width * ffn) / 1e9,
+        "linear": encoder * positions * (4 * width**2 + 2 * width * encoder_ffn) / 1e9,
         "attention": encoder * 2 * positions**2 * width / 1e9,
         "scores": shape.heads * positions**2 / 1e6,
         "layers": decoder * (6 * width**2 + 2 * width * ffn) / 1e9,

@@ -53,7 +53,7 @@ def test_the_whole_window_changes_nothing_and_a_longer_one_is_refused(material: 
     model = demo_student()
     made, _ = shorten(model, Window(seconds=7), material)
     assert all(torch.equal(made.state_dict()[name], value) for name, value in model.state_dict().items())
-    with pytest.raises(UserError, match=r"compress.window.seconds: expected at most 7, .* found 8"):
+    with pytest.raises(UserError, match=r"compress.window.seconds: expected 1 to 7, .* found 8"):
         shorten(model, Window(seconds=8), material)
 
 
