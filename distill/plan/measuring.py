@@ -30,7 +30,7 @@ from distill.plan.space import Candidate, Teacher
 from eval.audio import SAMPLE_RATE
 from eval.benchmark import run_task
 from eval.runtimes import weight_files
-from eval.turns import Player, in_turn, player
+from eval.turns import WAKE_S, Player, in_turn, player
 from recipes.devices import Setting
 from recipes.freshness import text_digest
 from recipes.machine import machine
@@ -85,7 +85,7 @@ class Measuring:
         return {
             "machine": machine(), "teacher": asdict(self.teacher.shape), "threads": self.threads,
             "clip_seconds": self.seconds, "tokens": self.tokens, "runs": self.runs,
-            "yardstick": asdict(self._smallest),
+            "yardstick": asdict(self._smallest), "awake_s": WAKE_S,
         }  # fmt: skip
 
     def _file(self, candidate: Candidate, artefact: Artefact) -> Path:
