@@ -30,12 +30,12 @@ from data_prep.quality import kept_labels
 from distill.calibration import Calibration
 from eval.audio import SAMPLE_RATE, read_audio
 from eval.runtimes.format import Settings
-from eval.runtimes.mel import POSITIONS_PER_SECOND
 from eval.runtimes.torch import TorchRuntime, load_model
 from eval.runtimes.transcriber import Transcriber
 from eval.words import Head, read_attention, smoothed, sounding, split_words, token_starts
 from recipes.errors import UserError, run_main
 from recipes.schema import Recipe, load
+from recipes.shapes import POSITIONS_PER_SECOND
 from recipes.stage import write_json
 
 PIECES = (2, 8)

@@ -13,9 +13,8 @@ import torch
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 
 from distill.student import save_model
-from eval.runtimes.mel import POSITIONS_PER_SECOND
 from recipes.errors import UserError, run_main
-from recipes.shapes import SHAPES, Shape
+from recipes.shapes import POSITIONS_PER_SECOND, SHAPES, Shape
 
 
 def main() -> None:

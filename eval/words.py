@@ -25,10 +25,11 @@ from transformers import WhisperForConditionalGeneration
 from eval.audio import SAMPLE_RATE
 from eval.long_form import units
 from eval.runtimes.format import Settings
-from eval.runtimes.mel import HOP, POSITIONS_PER_SECOND
+from eval.runtimes.mel import HOP
 from eval.runtimes.torch import TorchRuntime
 from eval.runtimes.transcriber import Transcriber
 from recipes.errors import UserError
+from recipes.shapes import POSITIONS_PER_SECOND
 
 Head = tuple[int, int]
 """Decoder layer and head of its cross-attention."""

@@ -10,11 +10,9 @@ from recipes.errors import UserError
 from recipes.flow import stages
 from recipes.models import local_folder
 from recipes.schema import Recipe
-from recipes.shapes import HUB_SHAPES, Shape
+from recipes.shapes import HUB_SHAPES, POSITIONS_PER_SECOND, Shape
 from recipes.training import Train
 
-POSITIONS_PER_SECOND = 50
-"""Of every Whisper encoder."""
 _TOKENS_PER_HOUR = 4 * 3600
 """English read aloud in Whisper's vocabulary, end of text included."""
 

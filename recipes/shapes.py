@@ -3,6 +3,9 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
+POSITIONS_PER_SECOND = 50
+"""Of the encoder: log-mel frames come every 10 ms, and its second convolution takes every other."""
+
 
 @dataclass(frozen=True)
 class Shape:

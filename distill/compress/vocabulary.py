@@ -23,9 +23,9 @@ from transformers import GenerationConfig, WhisperForConditionalGeneration
 from distill.compress import Material
 from distill.student import rebuilt
 from eval.runtimes.format import Settings, load_tokenizer
-from eval.runtimes.mel import POSITIONS_PER_SECOND
 from recipes.compression import Vocabulary
 from recipes.errors import UserError
+from recipes.shapes import POSITIONS_PER_SECOND
 from recipes.stage import write_beside, write_json
 
 Ids = dict[int, int]

@@ -15,8 +15,8 @@ from distill.compress import Material
 from distill.student import rebuilt
 from eval.audio import SAMPLE_RATE
 from eval.runtimes.format import Settings
-from eval.runtimes.mel import POSITIONS_PER_SECOND
 from recipes.compression import Window, at_most
+from recipes.shapes import POSITIONS_PER_SECOND
 from recipes.stage import write_json
 
 

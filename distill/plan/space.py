@@ -9,10 +9,9 @@ from typing import Self
 import numpy as np
 
 from eval.runtimes.format import Settings, load_tokenizer
-from eval.runtimes.mel import POSITIONS_PER_SECOND
 from recipes.check import model_shape
 from recipes.errors import UserError
-from recipes.shapes import HUB_SHAPES, SHAPES, Shape
+from recipes.shapes import HUB_SHAPES, POSITIONS_PER_SECOND, SHAPES, Shape
 
 WINDOWS = (25, 20, 15, 10, 7, 5, 3)
 """Seconds; the teacher's own beside."""

@@ -13,10 +13,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from distill.release.folder import released_files, write_text
 from eval.report_page import figure, word
-from eval.runtimes.mel import POSITIONS_PER_SECOND
 from recipes.flow import stages
 from recipes.freshness import read_record
 from recipes.schema import Recipe
+from recipes.shapes import POSITIONS_PER_SECOND
 
 STUDENT, TEACHER = "student-torch-fp32", "teacher-torch-fp32"
 LOADERS = {"onnx": ("onnx", "transformers.js"), "openvino": ("openvino",), "tflite": ("tflite",), "mobile": ("tflite",),

@@ -25,10 +25,10 @@ from distill.alignment_heads import PAUSE, PIECES, WIDTHS, String, choose, join
 from eval.audio import SAMPLE_RATE, read_audio
 from eval.audiofolder import read_metadata
 from eval.runtimes.format import Settings
-from eval.runtimes.mel import POSITIONS_PER_SECOND
 from eval.runtimes.torch import TorchRuntime, load_model
 from eval.runtimes.transcriber import Transcriber
 from eval.words import Head, read_attention, smoothed, token_starts, trimmed
+from recipes.shapes import POSITIONS_PER_SECOND
 
 NEAR_MS = 100
 
