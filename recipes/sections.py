@@ -106,8 +106,7 @@ class Parity(Section):
     min_equal_text: dict[Precision, float] = {"fp32": 1.0, "fp16": 0.9, "int8": 0.6, "w8a8": 0.6, "w4a16": 0.4}
     """Least share of clips with the same greedy text, by precision."""
     max_wer_increase: dict[Precision, float] = {"fp32": 0.5, "fp16": 1.0, "int8": 3.0, "w8a8": 3.0, "w4a16": 5.0}
-    """Most WER above torch's on those of the clips that have a transcript, percentage points, by precision. More is
-    refused when the 95 % interval lies above zero too: one clip of noise read otherwise is no departure."""
+    """Most WER above torch's on those of the clips that have a transcript, percentage points, by precision."""
 
     @field_validator("min_psnr_db", "min_equal_text", "max_wer_increase", mode="before")
     @classmethod
