@@ -35,9 +35,9 @@ LOADERS := optimum transformers-js faster-whisper genai litert int4
 
 interop: setup $(LOADERS:%=$(INTEROP)/%/.installed) $(INTEROP)/page/.installed ## do other people's loaders say what torch says? (needs node 20)
 	$(BIN)/pytest -rs tests/interop
-	$(INTEROP)/litert/bin/python -m pytest tests/unit/test_tflite_export.py tests/unit/test_mobile_graphs.py
-	$(INTEROP)/litert/bin/python -m pytest tests/unit/test_compressed_exports.py -k tflite
-	$(INTEROP)/int4/bin/python -m pytest -rs tests/unit/test_compressed_tensors.py
+	$(INTEROP)/litert/bin/python -m pytest tests/unit/distill/exporters/test_tflite_export.py tests/unit/distill/exporters/test_mobile_graphs.py
+	$(INTEROP)/litert/bin/python -m pytest tests/unit/distill/exporters/test_compressed_exports.py -k tflite
+	$(INTEROP)/int4/bin/python -m pytest -rs tests/unit/distill/exporters/test_compressed_tensors_export.py
 
 # The exact torch is the CPU build; a range takes gigabytes of CUDA along.
 $(INTEROP)/optimum/.installed: PACKAGES := torch==2.13.0 optimum-onnx==0.1.0 'transformers<4.58' onnxruntime soundfile
@@ -57,7 +57,7 @@ $(INTEROP)/transformers-js/.installed:
 
 # What `sottovoce serve` otherwise puts into the user's cache.
 $(INTEROP)/page/.installed:
-	$(BIN)/python -m eval.web_packages $(@D)
+	$(BIN)/python -m eval.page.web_packages $(@D)
 	@touch $@
 
 lint: setup
@@ -71,7 +71,7 @@ check: lint types test ## lint, types, tests
 
 bench: setup $(INTEROP)/int4/.installed ## one JSON line a benchmark: the demo's exports, labelling, training, compression, true sizes
 	$(BIN)/sottovoce run recipes/demo/recipe.yaml --from benchmark --until benchmark
-	@$(BIN)/python -m eval.bench recipes/demo/recipe.yaml
+	@$(BIN)/python -m tests.bench.finished_run recipes/demo/recipe.yaml
 	@$(BIN)/python -m tests.bench.label $(SPEECH) $(VOCABULARY)
 	@$(BIN)/python -m tests.bench.train $(SPEECH) $(VOCABULARY)
 	@$(BIN)/python -m tests.bench.compress $(SPEECH)
@@ -81,8 +81,8 @@ bench: setup $(INTEROP)/int4/.installed ## one JSON line a benchmark: the demo's
 	@$(BIN)/python -m tests.bench.speculative $(SPEECH) --draft runs/demo/train/model --vocabulary $(VOCABULARY) --shapes base small
 	@$(INTEROP)/int4/bin/python -m tests.bench.weights $(SPEECH)
 	@for shape in tiny base small; do \
-	  $(BIN)/python -m distill.shapes $$shape $(VOCABULARY) runs/shapes/$$shape && export SHAPE=$$shape && \
-	  $(BIN)/sottovoce run recipes/true-shape --from benchmark && $(BIN)/python -m eval.bench recipes/true-shape || exit; \
+	  $(BIN)/python -m distill.random_model $$shape $(VOCABULARY) runs/shapes/$$shape && export SHAPE=$$shape && \
+	  $(BIN)/sottovoce run recipes/true-shape --from benchmark && $(BIN)/python -m tests.bench.finished_run recipes/true-shape || exit; \
 	done
 
 clean: ## remove runs and caches; keep the environment

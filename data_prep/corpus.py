@@ -2,7 +2,7 @@
 
     python -m data_prep.corpus recipes/demo/recipe.yaml
 
-Writes utterances.parquet (`eval.utterances`) and refused.json. Audio stays where it is; synthetic audio, and audio
+Writes utterances.parquet (`eval.audio.utterances`) and refused.json. Audio stays where it is; synthetic audio, and audio
 that comes inside rows, is kept in the stage folder. Every file is decoded once here, so that a broken one is named now
 and not days later; the hash of its samples makes later stages stale when a recording changes.
 """
@@ -18,13 +18,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from data_prep.segment import SpeechDetector, pack, recording, split
-from data_prep.sources import Found, distinct, find, share
-from eval.audio import SAMPLE_RATE, AudioError, Reference, read_blocks, seconds_of
-from eval.utterances import Utterance
-from recipes.errors import RunError, UserError, run_main
-from recipes.sources import Corpus
-from recipes.stage import Work, arguments, open_stage, write_json
+from data_prep.audio.segmentation import SpeechDetector, pack, recording, split
+from data_prep.sources.discovery import Found, distinct, find, share
+from eval.audio.recordings import SAMPLE_RATE, AudioError, Reference, read_blocks, seconds_of
+from eval.audio.utterances import Utterance
+from recipes.core.atomic_files import write_json
+from recipes.core.errors import RunError, UserError, run_main
+from recipes.engine.stage_folder import Work, arguments, open_stage
+from recipes.schema.corpus_section import Corpus
 
 SPLITS = ("train", "validation", "test")
 

@@ -3,40 +3,28 @@
 accelerate launch data_prep/pseudo_label.py recipes/demo/recipe.yaml
 """
 
-import eval.startup  # noqa: F401
-
-import json
 import statistics
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
-from itertools import islice
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
 from tqdm import tqdm
 
-from data_prep.label_sets import copy_label_set
-from data_prep.label_store import Decoding, Label, finished_parts, is_merged, merge_parts, read_labels, write_part
-from data_prep.memory import batch_size
-from data_prep.references import reference_labels
-from data_prep.teacher import Heard, Teacher
-from eval.audio import SAMPLE_RATE, AudioError, read_audio
-from eval.memory import out_of_memory
-from eval.utterances import Utterance, read_utterances
-from recipes.errors import UserError, run_main
-from recipes.models import model_folder
-from recipes.schema import Recipe
-from recipes.sections import Labels
-from recipes.stage import Work, arguments, open_stage, write_json
-
-AHEAD = 2
-"""Batches decoded from disk while the teacher works on another."""
+from data_prep.labels.batched_labelling import _agreed_size, _fits, _speed, label_batch, length_sorted, read_ahead
+from data_prep.labels.label_sets import copy_label_set
+from data_prep.labels.label_store import Label, finished_parts, is_merged, merge_parts, read_labels, write_part
+from data_prep.labels.labelling_teacher import Teacher
+from data_prep.labels.reference_labels import reference_labels
+from eval.audio.recordings import SAMPLE_RATE
+from eval.audio.utterances import Utterance, read_utterances
+from recipes.core.errors import UserError, run_main
+from recipes.core.model_folder import model_folder
+from recipes.engine.stage_folder import Work, arguments, open_stage
+from recipes.schema.labels_section import Labels
+from recipes.schema.recipe import Recipe
 
 
 def main() -> None:
@@ -95,97 +83,6 @@ def label_all(
             started, before = time.perf_counter(), started
             speed.write(f"{sum(item.seconds for item in batch)} {started - before}\n")
     processes.wait_for_everyone()
-
-
-def length_sorted(utterances: Sequence[Utterance], size: int) -> list[list[Utterance]]:
-    """Batches of utterances of like length, longest first; ties in corpus order."""
-    ordered = sorted(utterances, key=lambda item: -item.seconds)
-    return [ordered[start : start + size] for start in range(0, len(ordered), size)]
-
-
-def label_batch(teacher: Teacher, batch: Sequence[Utterance], clips: Sequence[np.ndarray | str]) -> list[Label]:
-    """Labels of a batch; a clip that could not be read is named in its label. Out of memory, halves are tried."""
-    good = {index: clip for index, clip in enumerate(clips) if not isinstance(clip, str)}
-    heard: list[Heard] = []
-    try:
-        if good:
-            names, languages = [batch[index].id for index in good], [batch[index].language for index in good]
-            heard = teacher(list(good.values()), names, languages)
-    except (RuntimeError, MemoryError) as error:
-        if not out_of_memory(error) or len(batch) == 1:
-            raise
-    if len(heard) < len(good):  # out of memory; tried again here, where the failed pass holds nothing any more
-        torch.cuda.empty_cache()
-        half = len(batch) // 2
-        tqdm.write(f"labels: out of memory with {len(batch)} clips, going on with {half}")
-        return label_batch(teacher, batch[:half], clips[:half]) + label_batch(teacher, batch[half:], clips[half:])
-    labels = [_label(item, str(clip)) for item, clip in zip(batch, clips, strict=True)]
-    for index, result in zip(good, heard, strict=True):
-        labels[index] = replace(
-            labels[index], language=result.language, plain=result.plain, timed=result.timed,
-            no_speech_prob=result.no_speech_prob, error=None,
-        )  # fmt: skip
-    return labels
-
-
-def _label(item: Utterance, error: str) -> Label:
-    nothing = Decoding("", [], 0, 0.0, 0.0, ended=False)
-    return Label(
-        id=item.id, source=item.source, split=item.split, audio=item.audio, seconds=item.seconds, parts=item.parts,
-        part_seconds=item.part_seconds, speaker=item.speaker, language=item.language, reference=item.text,
-        plain=nothing, error=error,
-    )  # fmt: skip
-
-
-def _fits(utterances: Sequence[Utterance], window: float) -> None:
-    longest = max(utterances, key=lambda item: item.seconds, default=None)
-    if longest is not None and longest.seconds > window:
-        raise UserError(
-            f"labels: {longest.id} is {longest.seconds:.1f} s long, beyond the teacher's window of {window:g} s; "
-            f"set corpus.max_seconds={window:g} to split such recordings at silences"
-        )
-
-
-def _agreed_size(work: Work, section: Labels, teacher: Teacher, processes: PartialState) -> int:
-    """The batch size, the same for all processes and for a run that goes on."""
-    plan = work.folder / "plan.json"
-    if processes.is_main_process and not plan.is_file():
-        write_json(plan, {"batch_size": section.batch_size if section.batch_size != "auto" else batch_size(teacher)})
-    processes.wait_for_everyone()
-    return int(json.loads(plan.read_text())["batch_size"])
-
-
-def read_ahead(batches: Sequence[Sequence[Utterance]]) -> Iterator[tuple[Sequence[Utterance], list[np.ndarray | str]]]:
-    """Each batch with its samples, decoded in other threads while the teacher works; a reason where that fails."""
-    with ThreadPoolExecutor(AHEAD) as pool:
-        queue: list[tuple[Sequence[Utterance], Future[list[np.ndarray | str]]]] = []
-        rest = iter(batches)
-        for batch in islice(rest, AHEAD):
-            queue.append((batch, pool.submit(_read, batch)))
-        while queue:
-            batch, clips = queue.pop(0)
-            for following in islice(rest, 1):
-                queue.append((following, pool.submit(_read, following)))
-            yield batch, clips.result()
-
-
-def _read(batch: Sequence[Utterance]) -> list[np.ndarray | str]:
-    clips: list[np.ndarray | str] = []
-    for item in batch:
-        try:
-            clips.append(read_audio(item.audio))
-        except AudioError as error:
-            clips.append(str(error))
-    return clips
-
-
-def _speed(folder: Path, processes: int) -> float | None:
-    """Seconds of audio a second over all processes and tries, without start-up; the notes are removed."""
-    lines = [line.split() for file in folder.glob("speed-*.txt") for line in file.read_text().splitlines()]
-    for file in folder.glob("speed-*.txt"):
-        file.unlink()
-    audio, seconds = (sum(float(line[column]) for line in lines if len(line) == 2) for column in (0, 1))
-    return round(processes * audio / seconds, 1) if seconds else None
 
 
 def counts(labels: Sequence[Label]) -> dict[str, int]:

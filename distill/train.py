@@ -5,34 +5,25 @@ accelerate launch distill/train.py recipes/demo/recipe.yaml
 With `--stage heal` the same is done to the compressed student, by the recipe's section `heal`.
 """
 
-import eval.startup  # noqa: F401
-
 import argparse
-from dataclasses import replace
 
 from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration
-from tqdm import tqdm
 
-from data_prep.augment import Augmentation
-from data_prep.label_store import Label
-from data_prep.quality import kept_labels
-from distill import encoder_cache
-from distill.batches import Collate, Order, training_batches
-from distill.correspondence import Correspondence
-from distill.examples import Drawing, predecessors
-from distill.teaching import StoredTeacher
-from distill.trainer import Trainer
-from distill.validation import Validation
-from eval.audio import SAMPLE_RATE
-from eval.runtimes.format import Format
-from eval.utterances import read_utterances
-from recipes.errors import UserError, run_main
-from recipes.flow import checkpoint
-from recipes.models import model_folder
-from recipes.schema import Recipe
-from recipes.stage import arguments, open_stage
-from recipes.training import Train
+from distill.data.examples import Drawing, predecessors
+from distill.data.training_batches import Collate, Order, training_batches
+from distill.data.vocabulary_map import Correspondence
+from distill.training.inputs import equip, split
+from distill.training.teacher_outputs import StoredTeacher
+from distill.training.trainer import Trainer
+from distill.training.validation import Validation
+from eval.audio.utterances import read_utterances
+from eval.runtimes.model_format import Format
+from recipes.core.errors import UserError, run_main
+from recipes.core.model_folder import model_folder
+from recipes.engine.flow import checkpoint
+from recipes.engine.stage_folder import arguments, open_stage
+from recipes.schema.train_section import Train
 
 
 def main() -> None:
@@ -82,50 +73,6 @@ def main() -> None:
             StoredTeacher.forget(work.folder / "stored")
             (work.folder / "encoder_states.npy").unlink(missing_ok=True)
             trainer.finish({"train": len(train), "validation": len(validation), "too_long": too_long})
-
-
-def split(
-    recipe: Recipe, stage: str, form: Format, words: Correspondence | None
-) -> tuple[list[Label], list[Label], int]:
-    """Kept labels of the train and of the validation split in the student's tokens, and how many were left out.
-
-    Those are longer than the student's window, if that was shortened: it hears a part of what they say. UserError when
-    a split has no labels.
-    """
-    labels = kept_labels(recipe.root)
-    fit = [label for label in labels if label.seconds * SAMPLE_RATE <= form.window_samples]
-    if len(fit) < len(labels):
-        tqdm.write(f"{stage}: {len(labels) - len(fit)} of {len(labels)} labels are longer than the student's window")
-    found = {name: [label for label in fit if label.split == name] for name in ("train", "validation")}
-    for name, rows in found.items():
-        if not rows:
-            where = recipe.root / "labels"
-            raise UserError(f"{stage}: expected kept labels in the {name} split of {where}, found none")
-        if words is not None:
-            found[name] = [words.label(label) for label in rows]
-    return found["train"], found["validation"], len(labels) - len(fit)
-
-
-def equip(
-    collate: Collate, recipe: Recipe, section: Train, trainer: Trainer, labels: list[Label],
-    words: Correspondence | None,
-) -> Collate:  # fmt: skip
-    """The training batches' extras: augmented audio or cached encoder states, stored teacher."""
-    accelerator, folder = trainer.accelerator, trainer.work.folder
-    collate = replace(collate, full_window=section.full_window)
-    if section.augment is not None:
-        collate = replace(collate, augment=Augmentation.of(section.augment, recipe.seed))
-    if section.cache_encoder:
-        states = encoder_cache.build(
-            folder / "encoder_states.npy", labels, collate, trainer.encoder(), batch_size=section.batch_size,
-            rank=accelerator.process_index, world=accelerator.num_processes, wait=accelerator.wait_for_everyone,
-        )  # fmt: skip
-        collate = replace(collate, states=states)
-    if section.teacher == "stored" and section.kl_weight > 0:
-        with accelerator.main_process_first():
-            stored = StoredTeacher(recipe.root / "labels", folder / "stored", section.temperature, words)
-        collate = replace(collate, stored=stored)
-    return collate
 
 
 if __name__ == "__main__":

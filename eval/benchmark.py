@@ -4,33 +4,27 @@
 
 The teacher in PyTorch fp32 is the baseline. It is measured first and last: their ratio, the drift, tells how far the
 machine's own noise reaches. A variant that is too near a limit of a budget for that noise is measured again. How many
-times faster than the baseline a variant is, is measured apart, clip by clip in turn (`eval.turns`).
+times faster than the baseline a variant is, is measured apart, clip by clip in turn (`eval.latency.paired_timing`).
 """
 
-import json
 import os
-import subprocess
-import sys
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-import numpy as np
-import psutil
 from tqdm import tqdm
 
-from eval.audio import SAMPLE_RATE
-from eval.budget import candidates, noisy, run_for
-from eval.memory import capped
-from eval.runtimes.format import Format
-from eval.systems import System, systems
-from eval.turns import median, player, quotients
-from eval.utterances import read_utterances
-from recipes.devices import Setting, budgets, emulated, setting
-from recipes.errors import RunError, UserError, run_main
-from recipes.flow import checkpoint
-from recipes.machine import machine, threads_environment
-from recipes.schema import Recipe
-from recipes.stage import arguments, open_stage, write_json
+from eval.audio.recordings import SAMPLE_RATE
+from eval.audio.utterances import read_utterances
+from eval.latency.budget_verdict import candidates
+from eval.latency.measuring import Bench
+from eval.runtimes.model_format import Format
+from eval.runtimes.systems import System, systems
+from recipes.core.atomic_files import write_json
+from recipes.core.errors import UserError, run_main
+from recipes.core.machine import machine
+from recipes.engine.flow import checkpoint
+from recipes.engine.stage_folder import arguments, open_stage
+from recipes.schema.device_budget import Setting, emulated, setting
+from recipes.schema.recipe import Recipe
 
 
 def main() -> None:
@@ -107,110 +101,6 @@ def _settings(recipe: Recipe, cores: int) -> dict[Setting, list[str]]:
         if here != setting(recipe):
             found.setdefault(here, []).append(name)
     return found
-
-
-class Bench:
-    """Starts the measuring processes of one recipe."""
-
-    def __init__(self, recipe: Recipe, clips: Sequence[list[str]]):
-        assert recipe.benchmark is not None
-        self.recipe, self.section = recipe, recipe.benchmark
-        self.task: dict[str, Any] = {
-            "clips": list(clips), "runs": self.section.runs, "warmup": self.section.warmup,
-            "tokens": self.section.tokens, "language": recipe.teacher.language, "task": recipe.teacher.task,
-        }  # fmt: skip
-
-    def measure(self, system: System, wanted: Setting | None = None) -> dict[str, Any]:
-        """One variant's row from a process of its own; `fits` is false where its device's memory is too small."""
-        identity = {
-            "name": system.name, "role": system.role, "runtime": system.runtime, "precision": system.precision,
-            "size_mb": system.size_mb, "parameters_m": system.parameters_m,
-        }  # fmt: skip
-        frequency = psutil.cpu_freq()
-        around = {"load_average": os.getloadavg()[0], "cpu_mhz": frequency.current if frequency else None}
-        found = self.start("eval.latency", system, wanted or setting(self.recipe), {"details": wanted is None})
-        return {**identity, **around, **found}
-
-    def settle(
-        self, by_name: Mapping[str, System], variants: list[dict[str, Any]], runs: list[dict[str, Any]], drift: float
-    ) -> None:
-        """Measure again, in place, what a budget's verdict cannot be trusted on."""
-        for budget in budgets(self.recipe):
-            run = run_for(budget, runs)
-            rows, wanted = (run["variants"], Setting(run["threads"], run["memory_mb"])) if run else (variants, None)
-            near = {row["name"] for row in candidates(rows) if "measurements" not in row and noisy(budget, row, drift)}
-            for index, row in enumerate(rows):
-                if row["name"] in near and self.section.repeats:
-                    more = [self.measure(by_name[row["name"]], wanted) for _ in range(self.section.repeats)]
-                    rows[index] = merge([row, *more])
-
-    def speedups(self, judged: Sequence[System]) -> list[dict[str, float]]:
-        """Of each system the baseline's time of a clip over its own, median with 95 % interval; the baseline first."""
-        baseline, *others = judged
-        found = [{"value": 1.0, "low": 1.0, "high": 1.0}]
-        with player(self.task_of(baseline, setting(self.recipe)), baseline.name) as first:
-            for system in tqdm(others, "in turn with the baseline", unit="variant"):
-                with player(self.task_of(system, setting(self.recipe)), system.name) as second:
-                    found.append(median(quotients(first, second, len(self.task["clips"]), self.section.turns)))
-        return found
-
-    def task_of(self, system: System, wanted: Setting) -> dict[str, Any]:
-        """What a measuring process is told of a system."""
-        return self.task | {
-            "folder": str(system.folder), "runtime": system.runtime, "precision": system.precision,
-            "threads": wanted.threads,
-        }  # fmt: skip
-
-    def concurrency(self, system: System) -> list[dict[str, Any]]:
-        """A row for each number of clients."""
-        here = setting(self.recipe)
-        return [
-            {"name": system.name, **self.start("eval.concurrency", system, here, {"clients": clients})}
-            for clients in tqdm(self.section.clients, f"clients of {system.name}", unit="run", leave=False)
-        ]
-
-    def start(self, module: str, system: System, wanted: Setting, more: dict[str, Any]) -> dict[str, Any]:
-        """What a measuring module finds of a system, in a process of its own; `more` goes into its task."""
-        task = self.task_of(system, wanted) | more
-        return run_task([sys.executable, "-m", module], system.name, task, wanted)
-
-
-def run_task(command: list[str], name: str, task: dict[str, Any], wanted: Setting) -> dict[str, Any]:
-    """The JSON that a measuring process prints; `fits: false` with the reason where it died of the memory cap.
-
-    Raises RunError where it failed otherwise.
-    """
-    process = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env=threads_environment(wanted.threads),
-    )  # fmt: skip
-    with capped(process, wanted.memory_mb) as cap:
-        said, errors = process.communicate(json.dumps(task))
-    if cap.reached_mb is not None:
-        reason = f"ended at {cap.reached_mb:.0f} MB of resident memory, the cap is {wanted.memory_mb:g} MB"
-        return {"fits": False, "reason": reason, "peak_rss_mb": cap.reached_mb, "clip_ms": None, "rtf": None}
-    if process.returncode != 0:
-        last = (errors.strip().splitlines() or ["no message"])[-1]
-        raise RunError(f"benchmark: {name} ended with status {process.returncode}: {last}")
-    result: dict[str, Any] = json.loads(said.splitlines()[-1])
-    return result
-
-
-def merge(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Measurements of one variant to one row: that of the median clip p95, with what all of them found.
-
-    The noise is then what whole measurements differ by. One that did not fit decides.
-    """
-    if failed := next((row for row in rows if not row.get("fits", True)), None):
-        return failed
-    each = [
-        {"clip_p50_ms": row["clip_ms"]["p50"], "clip_p95_ms": row["clip_ms"]["p95"], "rtf": row["rtf"],
-         "peak_rss_mb": row["peak_rss_mb"]}
-        for row in rows
-    ]  # fmt: skip
-    middle = int(np.argsort([found["clip_p95_ms"] for found in each])[(len(each) - 1) // 2])
-    noise = {key: [min(found[key] for found in each), max(found[key] for found in each)] for key in each[0]}
-    return {**rows[middle], "noise": noise, "measurements": each}
 
 
 if __name__ == "__main__":

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eval.metrics import Interval, count_errors, macro_bootstrap, normalizer
-from eval.utterances import read_utterances
-from recipes.errors import RunError, UserError, run_main
-from recipes.freshness import read_record
-from recipes.models import model_folder
-from recipes.sections import Teacher
+from eval.audio.utterances import read_utterances
+from eval.scoring.error_rates import Interval, count_errors, macro_bootstrap, normalizer
+from recipes.core.errors import RunError, UserError, run_main
+from recipes.core.model_folder import model_folder
+from recipes.engine.freshness import read_record
+from recipes.schema.teacher_section import Teacher
 
 TOLERANCE = 0.1
 """Share; repeated benchmarks of one artefact on a quiet machine lie within it."""

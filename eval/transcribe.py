@@ -11,17 +11,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
-from eval.audio import AUDIO_SUFFIXES, SAMPLE_RATE, AudioError, read_audio
-from eval.batches import Row, within_memory, work
-from eval.long_form import Mode, transcribe_long
-from eval.runtimes import choose, open_runtime
-from eval.runtimes.transcriber import Runtime, Transcriber, Transcript
-from eval.subtitles import Cue, subtitles
-from eval.transcribe_arguments import arguments
-from recipes.errors import RunError, UserError, run_main
+from eval.audio.recordings import AUDIO_SUFFIXES, SAMPLE_RATE, AudioError, read_audio
+from eval.decoding.long_form import Mode, transcribe_long
+from eval.decoding.memory_batches import Row, within_memory, work
+from eval.decoding.subtitles import Cue, subtitles
+from eval.decoding.transcribe_arguments import arguments
+from eval.decoding.transcriber import Transcriber, Transcript
+from eval.runtimes.interface import Runtime
+from eval.runtimes.registry import choose, open_runtime
+from recipes.core.errors import RunError, UserError, run_main
 
 if TYPE_CHECKING:
-    from eval.words import WordTimer
+    from eval.decoding.word_times import WordTimer
 
 
 def main() -> None:
@@ -78,7 +79,7 @@ def _one_by_one(paths: Sequence[Path], given: argparse.Namespace) -> Iterator[Ro
 
 def _open(given: argparse.Namespace) -> Transcriber:
     if given.draft is not None:
-        from eval.speculative import open_speculative  # torch
+        from eval.decoding.speculative import open_speculative  # torch
 
         opened: Runtime = open_speculative(given.model, given.draft, given.threads, given.draft_tokens)
     else:
@@ -139,7 +140,7 @@ def _timed(given: argparse.Namespace) -> bool:
 def _word_timer(transcriber: Transcriber, given: argparse.Namespace) -> "WordTimer | None":
     if not given.words:
         return None
-    from eval.words import WordTimer  # torch
+    from eval.decoding.word_times import WordTimer  # torch
 
     return WordTimer.of(transcriber, given.model)
 

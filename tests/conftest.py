@@ -44,7 +44,7 @@ def speech(once: Once) -> Path:
     """An audiofolder of synthetic speech: 16 train, 4 validation, 4 test utterances."""
 
     def speak(folder: Path) -> None:
-        from data_prep.synthesize import VOICES, synthesize
+        from data_prep.sources.synthesis import VOICES, synthesize
 
         cuts = {"train": SENTENCES[:16], "validation": SENTENCES[16:20], "test": SENTENCES[20:]}
         for split, sentences in cuts.items():

@@ -14,13 +14,13 @@ from pathlib import Path
 
 import psutil
 
-from distill.compress import Material
-from distill.compress.low_rank import low_rank
-from eval.audio import SAMPLE_RATE
-from eval.memory import peak_rss_mb
-from eval.runtimes.mel import HOP
-from eval.runtimes.torch import load_model
-from recipes.compression import LowRank
+from distill.compression.context import Material
+from distill.compression.low_rank import low_rank
+from eval.audio.recordings import SAMPLE_RATE
+from eval.runtimes.log_mel import HOP
+from eval.runtimes.process_memory import peak_rss_mb
+from eval.runtimes.torch_runtime import load_model
+from recipes.schema.compress_section import LowRank
 
 
 def memory_above(speech: Path, model: Path, minutes: tuple[float, float]) -> dict[str, object]:

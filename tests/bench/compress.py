@@ -25,16 +25,16 @@ from torch.nn.utils import prune
 from tqdm import tqdm
 from transformers import WhisperForConditionalGeneration
 
-from distill.calibration import Calibration
-from distill.compress import Material
-from distill.compress.low_rank import low_rank
-from distill.student import encoder_macs_m, parameters_m
-from eval.audio import read_audio
-from eval.long_form import transcribe_long
-from eval.metrics import Errors, bootstrap, count_errors, normalizer
-from eval.runtimes.torch import TorchRuntime, load_model
-from eval.runtimes.transcriber import Transcriber
-from recipes.compression import PRESETS, LowRank
+from distill.compression.context import Material
+from distill.compression.low_rank import low_rank
+from distill.data.calibration import Calibration
+from distill.models.model_size import encoder_macs_m, parameters_m
+from eval.audio.recordings import read_audio
+from eval.decoding.long_form import transcribe_long
+from eval.decoding.transcriber import Transcriber
+from eval.runtimes.torch_runtime import TorchRuntime, load_model
+from eval.scoring.error_rates import Errors, bootstrap, count_errors, normalizer
+from recipes.schema.compress_section import PRESETS, LowRank
 from tests.bench.calibration_memory import memory_above
 from tests.bench.encoders import encoder_times, exported, shallow
 

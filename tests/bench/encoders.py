@@ -15,12 +15,13 @@ import numpy as np
 from tqdm import tqdm
 from transformers import WhisperForConditionalGeneration
 
-from distill.export import EXPORTERS, Student
-from distill.export.layout import write_layout
-from distill.student import cut
-from eval.runtimes import open_runtime
-from eval.runtimes.transcriber import Runtime
-from recipes.sections import Precision
+from distill.exporters.export_source import Student
+from distill.exporters.folder_layout import write_layout
+from distill.exporters.registry import EXPORTERS
+from distill.models.cutting import cut
+from eval.runtimes.interface import Runtime
+from eval.runtimes.registry import open_runtime
+from recipes.schema.export_section import Precision
 from tests.bench.turns import medians_ms
 
 SYSTEMS: dict[str, tuple[Precision, ...]] = {"onnx": ("fp32", "int8"), "openvino": ("fp32", "fp16", "int8")}

@@ -19,9 +19,9 @@ from pathlib import Path
 
 import torch
 
-from eval.runtimes.torch import load_model
-from recipes.errors import run_main
-from recipes.schema import load
+from eval.runtimes.torch_runtime import load_model
+from recipes.core.errors import run_main
+from recipes.schema.recipe import load
 from tests.bench.compress import clips, interval, table
 
 METHODS = {
@@ -46,7 +46,7 @@ def healed(recipe: Path, name: str, runs: Path, like: Path, overrides: list[str]
     for stage in ("corpus", "labels", "quality"):
         if not (root / stage).exists():
             shutil.copytree(like / stage, root / stage, copy_function=os.link)
-    command = [sys.executable, "-m", "recipes.cli", "run", str(recipe), "--until", "heal", *options]
+    command = [sys.executable, "-m", "recipes.engine.cli", "run", str(recipe), "--until", "heal", *options]
     subprocess.run(command, check=True, stdout=sys.stderr)
     return root
 

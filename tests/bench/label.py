@@ -21,18 +21,18 @@ import torch
 import transformers
 from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration
 
-from data_prep.pseudo_label import label_batch, length_sorted, read_ahead
-from data_prep.segment import pack
-from data_prep.sources import find
-from data_prep.teacher import Teacher
-from distill.shapes import random_model
-from eval.audio import Reference, read_audio, seconds_of
-from eval.runtimes.torch import load_model
-from eval.utterances import Utterance
-from recipes.sections import Labels
-from recipes.sections import Teacher as Section
-from recipes.shapes import SHAPES
-from recipes.sources import Corpus, Source
+from data_prep.audio.segmentation import pack
+from data_prep.labels.batched_labelling import label_batch, length_sorted, read_ahead
+from data_prep.labels.labelling_teacher import Teacher
+from data_prep.sources.discovery import find
+from distill.models.random_weights import random_model
+from eval.audio.recordings import Reference, read_audio, seconds_of
+from eval.audio.utterances import Utterance
+from eval.runtimes.torch_runtime import load_model
+from recipes.core.whisper_shape import SHAPES
+from recipes.schema.corpus_section import Corpus, Source
+from recipes.schema.labels_section import Labels
+from recipes.schema.teacher_section import Teacher as Section
 
 TOKENS_PER_SECOND = 3.5
 """Of English speech in Whisper's vocabulary."""

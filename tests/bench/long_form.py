@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from eval.audio import SAMPLE_RATE, read_audio
-from eval.audiofolder import read_metadata
-from eval.long_form import LongTranscript, Mode, transcribe_long
-from eval.metrics import count_errors, normalizer
-from eval.runtimes import RUNTIMES, open_runtime
-from eval.runtimes.transcriber import Transcriber
+from eval.audio.audiofolder import read_metadata
+from eval.audio.recordings import SAMPLE_RATE, read_audio
+from eval.decoding.long_form import LongTranscript, Mode, transcribe_long
+from eval.decoding.transcriber import Transcriber
+from eval.runtimes.registry import RUNTIMES, open_runtime
+from eval.scoring.error_rates import count_errors, normalizer
 from tests.bench.recording import GAP
 
 Span = tuple[float, float]

@@ -17,13 +17,14 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from eval.benchmark import Bench, chosen
-from eval.runtimes.transcriber import Transcriber
-from eval.systems import systems
-from eval.turns import median, player, quotients, serve
-from recipes.devices import setting
-from recipes.errors import run_main
-from recipes.stage import arguments
+from eval.benchmark import chosen
+from eval.decoding.transcriber import Transcriber
+from eval.latency.measuring import Bench
+from eval.latency.paired_timing import median, player, quotients, serve
+from eval.runtimes.systems import systems
+from recipes.core.errors import run_main
+from recipes.engine.stage_folder import arguments
+from recipes.schema.device_budget import setting
 
 TIMES, SLOWER = 10, 0.05
 
@@ -36,7 +37,7 @@ def main() -> None:
     bench, wanted = Bench(recipe, clips := chosen(recipe, recipe.benchmark.clips)), setting(recipe)
     task, alone, ratios = bench.task_of(system, wanted), list[float](), list[float]()
     for _ in tqdm(range(TIMES), "measuring"):
-        alone.append(bench.start("eval.latency", system, wanted, {"details": False})["clip_ms"]["p50"])
+        alone.append(bench.start("eval.latency.timing", system, wanted, {"details": False})["clip_ms"]["p50"])
         with player(task, "slowed", "tests.bench.noise_floor") as slower, player(task, system.name) as plain:
             ratios.append(median(quotients(slower, plain, len(clips), recipe.benchmark.turns))["value"])
     print(json.dumps({

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from transformers import WhisperForConditionalGeneration
 
-from eval.runtimes.torch import TorchRuntime, TorchState
-from eval.slots import SlotDecoder
-from eval.speculative import SpeculativeRuntime
+from eval.decoding.slot_decoder import SlotDecoder
+from eval.decoding.speculative import SpeculativeRuntime
+from eval.runtimes.torch_runtime import TorchRuntime, TorchState
 from tests.bench.turns import medians_ms
 
 PROMPT, PLACE = 4, 20

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
-from distill.plan.costs import LIMITED, Costs, errors
-from distill.plan.measuring import Measuring
-from distill.plan.space import Space, Teacher
-from recipes.errors import run_main
-from recipes.machine import machine
+from distill.planning.cost_model import LIMITED, Costs, errors
+from distill.planning.search_space import Space, Teacher
+from distill.planning.shape_timings import Measuring
+from recipes.core.errors import run_main
+from recipes.core.machine import machine
 
 
 def main() -> None:

@@ -18,13 +18,13 @@ import torch
 from torch import nn
 from transformers import WhisperForConditionalGeneration
 
-from distill.calibration import Calibration
-from distill.compress.low_rank import pays, with_pairs
-from distill.shapes import random_model
-from distill.student import encoder_macs_m, parameters_m
-from eval.modeling_sottovoce import pair
-from eval.runtimes.torch import load_model
-from recipes.shapes import SHAPES
+from distill.compression.low_rank import pays, with_pairs
+from distill.data.calibration import Calibration
+from distill.models.model_size import encoder_macs_m, parameters_m
+from distill.models.random_weights import random_model
+from eval.runtimes.modeling_sottovoce import pair
+from eval.runtimes.torch_runtime import load_model
+from recipes.core.whisper_shape import SHAPES
 from tests.bench.compress import clips
 from tests.bench.encoders import encoder_times, exported, shallow
 

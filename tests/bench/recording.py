@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from data_prep.timeline import timeline
-from eval.audio import SAMPLE_RATE, Reference, read_audio
-from eval.utterances import read_utterances
+from data_prep.labels.timeline import timeline
+from eval.audio.recordings import SAMPLE_RATE, Reference, read_audio
+from eval.audio.utterances import read_utterances
 from tests.conftest import ROOT
 from tests.stages.conftest import sottovoce, write_recipe
 from tests.stages.test_labels import folder, stored

@@ -31,14 +31,14 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from distill.shapes import random_model
-from distill.student import cut
-from eval.audio import read_audio
-from eval.runtimes.torch import TorchRuntime, load_model
-from eval.runtimes.transcriber import Transcriber
-from eval.speculative import Acceptance, SpeculativeRuntime, open_speculative
-from eval.turns import median
-from recipes.shapes import SHAPES
+from distill.models.cutting import cut
+from distill.models.random_weights import random_model
+from eval.audio.recordings import read_audio
+from eval.decoding.speculative import Acceptance, SpeculativeRuntime, open_speculative
+from eval.decoding.transcriber import Transcriber
+from eval.latency.paired_timing import median
+from eval.runtimes.torch_runtime import TorchRuntime, load_model
+from recipes.core.whisper_shape import SHAPES
 from tests.bench.compress import clips
 from tests.bench.passes import Costs, Passes, alone, costs, watched
 

@@ -11,18 +11,18 @@ import json
 import torch
 from transformers import WhisperForConditionalGeneration
 
-from data_prep.pseudo_label import label_batch, length_sorted, read_ahead
-from data_prep.teacher import Teacher, split_tail
-from distill.batches import Batch, Collate
-from distill.examples import Example
-from distill.losses import Stored, Weights, live_kl, stored_kl
-from distill.objective import Objective
-from eval.runtimes.torch import load_model
-from eval.utterances import read_utterances
-from recipes.errors import run_main
-from recipes.models import model_folder
-from recipes.sections import Labels
-from recipes.stage import arguments
+from data_prep.labels.batched_labelling import label_batch, length_sorted, read_ahead
+from data_prep.labels.labelling_teacher import Teacher, split_tail
+from distill.data.examples import Example
+from distill.data.training_batches import Batch, Collate
+from distill.losses.distillation_loss import Stored, Weights, live_kl, stored_kl
+from distill.training.objective import Objective
+from eval.audio.utterances import read_utterances
+from eval.runtimes.torch_runtime import load_model
+from recipes.core.errors import run_main
+from recipes.core.model_folder import model_folder
+from recipes.engine.stage_folder import arguments
+from recipes.schema.labels_section import Labels
 
 KEPT = (4, 8, 16, 32, 64, 128)
 

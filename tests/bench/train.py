@@ -29,18 +29,18 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer
 from transformers import WhisperForConditionalGeneration
 
-from data_prep.label_store import Decoding, Label
-from data_prep.teacher import split_tail
-from distill.batches import Batch, Collate
-from distill.examples import IGNORE, Example
-from distill.losses import Stored, Weights
-from distill.objective import Objective
-from distill.shapes import random_model
-from distill.student import cut
-from distill.teaching import LiveTeacher
-from eval.runtimes.format import Format
-from eval.runtimes.torch import load_model
-from recipes.shapes import SHAPES
+from data_prep.labels.label_store import Decoding, Label
+from data_prep.labels.labelling_teacher import split_tail
+from distill.data.examples import IGNORE, Example
+from distill.data.training_batches import Batch, Collate
+from distill.losses.distillation_loss import Stored, Weights
+from distill.models.cutting import cut
+from distill.models.random_weights import random_model
+from distill.training.objective import Objective
+from distill.training.teacher_outputs import LiveTeacher
+from eval.runtimes.model_format import Format
+from eval.runtimes.torch_runtime import load_model
+from recipes.core.whisper_shape import SHAPES
 
 VARIANTS = ("reference", "live", "stored", "cached")
 WEIGHTS = Weights(0.8, 1.0, 2.0)

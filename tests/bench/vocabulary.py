@@ -17,17 +17,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from distill.compress import Material
-from distill.compress.vocabulary import trim
-from distill.export.onnx_export import export_onnx
-from distill.shapes import random_model
-from distill.student import copy_processors, cut, parameters_m
-from eval.runtimes.format import load_tokenizer
-from eval.runtimes.onnx import OnnxRuntime
-from eval.runtimes.torch import load_model
-from recipes.compression import Vocabulary
-from recipes.sections import Precision
-from recipes.shapes import SHAPES
+from distill.compression.context import Material
+from distill.compression.vocabulary_trimming import trim
+from distill.exporters.onnx_export import export_onnx
+from distill.models.cutting import cut
+from distill.models.model_size import parameters_m
+from distill.models.random_weights import random_model
+from distill.models.saving import copy_processors
+from eval.runtimes.model_format import load_tokenizer
+from eval.runtimes.onnx_runtime import OnnxRuntime
+from eval.runtimes.torch_runtime import load_model
+from recipes.core.whisper_shape import SHAPES
+from recipes.schema.compress_section import Vocabulary
+from recipes.schema.export_section import Precision
 from tests.bench.turns import medians_ms
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "int8")

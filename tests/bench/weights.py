@@ -20,16 +20,16 @@ from typing import Any
 
 import torch
 
-from distill.export import Student
-from distill.export.compressed_tensors_export import CLIPS, SCHEMES, calibration_batches, group_size, w4a16
-from distill.export.compressed_tensors_export import write_quantized as write
-from distill.export.layout import write_layout
-from distill.export.parity import Reference, compare
-from eval.audio import read_audio
-from eval.metrics import bootstrap, count_errors, normalizer, permutation_test
-from eval.runtimes import open_runtime, weight_files
-from eval.runtimes.torch import TorchRuntime, load_model
-from eval.runtimes.transcriber import Transcriber
+from distill.exporters.compressed_tensors_export import CLIPS, SCHEMES, calibration_batches, group_size, w4a16
+from distill.exporters.compressed_tensors_export import write_quantized as write
+from distill.exporters.export_source import Student
+from distill.exporters.folder_layout import write_layout
+from distill.exporters.parity import Reference, compare
+from eval.audio.recordings import read_audio
+from eval.decoding.transcriber import Transcriber
+from eval.runtimes.registry import open_runtime, weight_files
+from eval.runtimes.torch_runtime import TorchRuntime, load_model
+from eval.scoring.error_rates import bootstrap, count_errors, normalizer, permutation_test
 from tests.bench.compress import Rows, clips, said
 from tests.bench.turns import medians_ms
 

@@ -48,14 +48,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import WhisperForConditionalGeneration
 
-from distill.calibration import Calibration
-from distill.export.parity import Difference
-from distill.shapes import random_model
-from distill.student import cut, encoder_macs_m
-from eval.runtimes.torch import TorchRuntime, load_model
-from eval.runtimes.transcriber import Runtime
-from recipes.sections import Precision
-from recipes.shapes import SHAPES
+from distill.data.calibration import Calibration
+from distill.exporters.parity import Difference
+from distill.models.cutting import cut
+from distill.models.model_size import encoder_macs_m
+from distill.models.random_weights import random_model
+from eval.runtimes.interface import Runtime
+from eval.runtimes.torch_runtime import TorchRuntime, load_model
+from recipes.core.whisper_shape import SHAPES
+from recipes.schema.export_section import Precision
 from tests.bench.compress import clips
 from tests.bench.encoders import encoder_times, exported, shallow
 

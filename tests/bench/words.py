@@ -21,14 +21,14 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from distill.alignment_heads import PAUSE, PIECES, WIDTHS, String, choose, join
-from eval.audio import SAMPLE_RATE, read_audio
-from eval.audiofolder import read_metadata
-from eval.runtimes.format import Settings
-from eval.runtimes.torch import TorchRuntime, load_model
-from eval.runtimes.transcriber import Transcriber
-from eval.words import Head, read_attention, smoothed, token_starts, trimmed
-from recipes.shapes import POSITIONS_PER_SECOND
+from distill.exporters.head_selection import PAUSE, PIECES, WIDTHS, String, choose, join
+from eval.audio.audiofolder import read_metadata
+from eval.audio.recordings import SAMPLE_RATE, read_audio
+from eval.decoding.transcriber import Transcriber
+from eval.decoding.word_times import Head, read_attention, smoothed, token_starts, trimmed
+from eval.runtimes.model_format import Settings
+from eval.runtimes.torch_runtime import TorchRuntime, load_model
+from recipes.core.whisper_shape import POSITIONS_PER_SECOND
 
 NEAR_MS = 100
 

@@ -2,7 +2,7 @@
 
     litert_clips.py CHECKPOINT --precision int8 a.wav b.wav        {"audio": ..., "text": ...} a line
 
-LiteRT has no speech pipeline of its own; the host is `eval.runtimes.tflite`.
+LiteRT has no speech pipeline of its own; the host is `eval.runtimes.tflite_runtime`.
 """
 
 import argparse
@@ -10,12 +10,13 @@ import json
 import tempfile
 from pathlib import Path
 
-from distill.export import EXPORTERS, Student
-from distill.export.layout import write_layout
-from eval.audio import read_audio
-from eval.runtimes import open_runtime, weight_files
-from eval.runtimes.torch import load_model
-from eval.runtimes.transcriber import Transcriber
+from distill.exporters.export_source import Student
+from distill.exporters.folder_layout import write_layout
+from distill.exporters.registry import EXPORTERS
+from eval.audio.recordings import read_audio
+from eval.decoding.transcriber import Transcriber
+from eval.runtimes.registry import open_runtime, weight_files
+from eval.runtimes.torch_runtime import load_model
 
 parser = argparse.ArgumentParser()
 parser.add_argument("checkpoint", type=Path)

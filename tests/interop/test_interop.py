@@ -20,15 +20,17 @@ import numpy as np
 import pytest
 import soundfile
 
-from distill.export import EXPORTERS, Student
-from distill.export.layout import write_layout
-from distill.release.folder import SUMS, verify
-from distill.student import cut, save_model
-from eval.audio import SAMPLE_RATE, read_audio
-from eval.runtimes import weight_files
-from eval.runtimes.torch import TorchRuntime, load_model
-from eval.runtimes.transcriber import Transcriber
-from recipes.sections import Common
+from distill.exporters.export_source import Student
+from distill.exporters.folder_layout import write_layout
+from distill.exporters.registry import EXPORTERS
+from distill.models.cutting import cut
+from distill.models.saving import save_model
+from distill.publishing.release_folder import SUMS, verify
+from eval.audio.recordings import SAMPLE_RATE, read_audio
+from eval.decoding.transcriber import Transcriber
+from eval.runtimes.registry import weight_files
+from eval.runtimes.torch_runtime import TorchRuntime, load_model
+from recipes.schema.export_section import Common
 from tests.conftest import ROOT, TEACHER
 
 SPEECH = Path(os.environ.get("SPEECH", ROOT.parent / "shared" / "speech"))

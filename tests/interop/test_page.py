@@ -18,14 +18,15 @@ import numpy as np
 import pytest
 import soundfile
 
-from distill.export import EXPORTERS, Student
-from distill.export.layout import write_layout
-from eval.audio import SAMPLE_RATE, read_audio
-from eval.runtimes import open_runtime
-from eval.runtimes.onnx import SUFFIX
-from eval.runtimes.torch import load_model
-from eval.runtimes.transcriber import Transcriber
-from eval.web_packages import MEMBERS
+from distill.exporters.export_source import Student
+from distill.exporters.folder_layout import write_layout
+from distill.exporters.registry import EXPORTERS
+from eval.audio.recordings import SAMPLE_RATE, read_audio
+from eval.decoding.transcriber import Transcriber
+from eval.page.web_packages import MEMBERS
+from eval.runtimes.onnx_runtime import SUFFIX
+from eval.runtimes.registry import open_runtime
+from eval.runtimes.torch_runtime import load_model
 from tests.browser import CHROMIUM, LAST, READY, Browser, hear
 from tests.conftest import ROOT, TEACHER
 

@@ -33,7 +33,7 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 def sottovoce(*arguments: str) -> list[str]:
     """The command line, by this Python."""
-    return [sys.executable, "-m", "recipes.cli", *arguments]
+    return [sys.executable, "-m", "recipes.engine.cli", *arguments]
 
 
 @pytest.fixture(scope="session")

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from recipes import cli
-from recipes.flow import FLOW, SPECS, stages
-from recipes.schema import load
+from recipes.engine import cli
+from recipes.engine.flow import FLOW, SPECS, stages
+from recipes.schema.recipe import load
 from tests.conftest import ROOT, TEACHER
 from tests.stages.conftest import Run
 from tests.stages.test_heal import SHORT
@@ -41,7 +41,7 @@ RELEASE = "release: {licence: apache-2.0}\n"
 ONLY_READ = {
     r"sottovoce (run|check) recipes/": "the recipes' own runs take minutes to hours; `make demo` is one",
     r"sottovoce serve": "needs npm; `make interop` opens the page",
-    r"sottovoce transcribe .* --words": "needs a student whose heads are marked; tests/unit/test_words.py makes them",
+    r"sottovoce transcribe .* --words": "needs a student whose heads are marked; tests/unit/eval/decoding/test_word_times.py makes them",
     r"accelerate config": "asks questions",
     r"python -m (distill\.shapes|tests\.bench)": "needs Whisper's vocabulary or real speech; `make bench` runs it",
     r"accelerate launch distill/train.py RECIPE train.quantize_teacher=4": "eight bits are tested, four need a GPU",
@@ -160,7 +160,7 @@ def test_a_programs_own_parser_takes_the_command(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("command", HERE)
 def test_the_command_runs(place: Path, run: Run, command: str) -> None:
     program, *rest = words(command)
-    modules = {"sottovoce": "recipes.cli", "accelerate": "accelerate.commands.accelerate_cli"}
+    modules = {"sottovoce": "recipes.engine.cli", "accelerate": "accelerate.commands.accelerate_cli"}
     started = [sys.executable, "-m", modules[program], *rest] if program in modules else ["bash", "-c", command]
     done = run("env", "-C", str(place), f"PYTHONPATH={ROOT}", *started)
     assert done.returncode == 0, done.stdout + done.stderr

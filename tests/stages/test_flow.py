@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from data_prep.label_store import read_labels
-from recipes.flow import stages
-from recipes.schema import load
+from data_prep.labels.label_store import read_labels
+from recipes.engine.flow import stages
+from recipes.schema.recipe import load
 from tests.conftest import ROOT
 from tests.stages.conftest import Run, sottovoce, write_recipe
 
@@ -73,7 +73,7 @@ def test_a_second_run_does_nothing_and_loads_nothing_that_takes_time(finished: P
     assert done.stdout.count("up to date") == len(stages(load(finished))) + 1
     assert "nothing to do" in done.stdout
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
-    assert "recipes.flow" in imported
+    assert "recipes.engine.flow" in imported
     assert not imported & {"torch", "transformers", "datasets", "pyarrow", "numpy"}
 
 
@@ -191,7 +191,7 @@ def _without_place_and_time(part: dict[str, object]) -> object:
 
 
 def test_a_label_set_that_cannot_be_pushed_is_one_line(finished: Path, run: Run) -> None:
-    done = run(sys.executable, "-m", "data_prep.label_sets", str(finished), "nobody/no-such-set")
+    done = run(sys.executable, "-m", "data_prep.push_labels", str(finished), "nobody/no-such-set")
     assert done.returncode == 2
     assert "push to nobody/no-such-set: the Hub cannot be reached" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1

@@ -11,10 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from eval.modeling_sottovoce import SottovoceForConditionalGeneration
-from eval.runtimes.torch import load_model
-from recipes.flow import checkpoint
-from recipes.schema import load
+from eval.runtimes.modeling_sottovoce import SottovoceForConditionalGeneration
+from eval.runtimes.torch_runtime import load_model
+from recipes.engine.flow import checkpoint
+from recipes.schema.recipe import load
 from tests.conftest import ROOT, TEACHER, Once
 from tests.stages.conftest import Run, sottovoce, write_labelled
 

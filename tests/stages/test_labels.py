@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from data_prep.label_store import Label, read_labels
-from data_prep.timeline import srt, timeline
-from eval.audio import read_audio
-from eval.utterances import read_utterances
+from data_prep.labels.label_store import Label, read_labels
+from data_prep.labels.timeline import srt, timeline
+from eval.audio.recordings import read_audio
+from eval.audio.utterances import read_utterances
 from tests.conftest import ROOT, SENTENCES, Once
 from tests.stages.conftest import Run, sottovoce, write_labelled, write_recipe
 
@@ -206,7 +206,7 @@ def test_a_long_recording_is_split_labelled_and_rebuilt_in_order(speech: Path, r
         assert len(inside) == 1, "no utterance is cut"
     (lines,) = timeline(read_labels(folder(recipe, "labels"))).values()
     assert [round(line.start, 2) for line in lines] == [round(start, 2) for start, _ in times]
-    written = run(sys.executable, "-m", "data_prep.timeline", str(recipe), str(tmp_path / "subtitles"))
+    written = run(sys.executable, "-m", "data_prep.export_subtitles", str(recipe), str(tmp_path / "subtitles"))
     assert written.returncode == 0, written.stderr
     (subtitles,) = (tmp_path / "subtitles").glob("*.srt")
     assert subtitles.read_text() == srt(lines)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from recipes.schema import load
+from recipes.schema.recipe import load
 from tests.conftest import TEACHER, Once
 from tests.stages.conftest import Run, sottovoce
 

@@ -13,10 +13,10 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 
-from distill.release.card import body, metadata
-from distill.release.folder import from_here
-from eval.audio import read_audio
-from recipes.schema import load, validate
+from distill.publishing.model_card import body, metadata
+from distill.publishing.release_folder import from_here
+from eval.audio.recordings import read_audio
+from recipes.schema.recipe import load, validate
 from tests.conftest import ROOT, Once
 from tests.stages.conftest import Run, sottovoce
 from tests.stages.hub import running_hub

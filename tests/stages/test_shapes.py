@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from distill.shapes import random_model
-from recipes.shapes import Shape
+from distill.models.random_weights import random_model
+from recipes.core.whisper_shape import Shape
 from tests.conftest import ROOT
 from tests.stages.conftest import Run, sottovoce
 

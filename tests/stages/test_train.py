@@ -16,7 +16,7 @@ import soundfile
 import torch
 from safetensors.torch import load_file
 
-from eval.runtimes.torch import load_model
+from eval.runtimes.torch_runtime import load_model
 from tests.conftest import ROOT, Once
 from tests.stages.conftest import Run, sottovoce, write_recipe
 from tests.stages.test_labels import two_processes

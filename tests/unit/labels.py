@@ -3,8 +3,8 @@
 from dataclasses import replace
 from typing import Any
 
-from data_prep.label_store import Decoding, Label
-from eval.utterances import Utterance
+from data_prep.labels.label_store import Decoding, Label
+from eval.audio.utterances import Utterance
 
 
 def decoding(tokens: list[int], prompt_length: int = 2, text: str = "text", **changes: Any) -> Decoding:

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from transformers import EncoderDecoderCache, WhisperConfig, WhisperForConditionalGeneration
 
-from distill.export.parity import forced
-from distill.student import cut
-from eval.runtimes.torch import TorchRuntime, load_model
-from eval.runtimes.transcriber import Runtime
+from distill.exporters.parity import forced
+from distill.models.cutting import cut
+from eval.runtimes.interface import Runtime
+from eval.runtimes.torch_runtime import TorchRuntime, load_model
 from tests.conftest import TEACHER
 
 PROMPT = [3, 5, 7]

@@ -1,0 +1,82 @@
+"""The student as files for devices: one exporter a runtime, each in modules of its own and imported when asked for."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from recipes.schema.export_section import Precision
+
+if TYPE_CHECKING:
+    pass
+
+from distill.exporters.export_source import Student
+from recipes.core.errors import UserError
+from recipes.schema.export_section import Export
+
+Exporter = Callable[[Student, Path, Sequence[Precision]], None]
+"""Writes these precisions into a model folder that holds the student's JSONs already (`eval.runtimes.registry` loads them)."""
+
+
+def _onnx(student: Student, folder: Path, precisions: Sequence[Precision]) -> None:
+    from distill.exporters.folder_layout import complete_onnx
+    from distill.exporters.onnx_export import export_onnx
+
+    export_onnx(student.model, folder, precisions)
+    complete_onnx(folder)
+
+
+def _openvino(student: Student, folder: Path, precisions: Sequence[Precision]) -> None:
+    from distill.exporters.openvino_export import export_openvino
+
+    export_openvino(student, folder, precisions)
+
+
+def _tflite(student: Student, folder: Path, precisions: Sequence[Precision]) -> None:
+    from distill.exporters.tflite_export import export_tflite
+
+    export_tflite(student, folder, precisions)
+
+
+def _mobile(student: Student, folder: Path, _precisions: Sequence[Precision]) -> None:
+    from distill.exporters.mobile_graphs import export_mobile
+
+    export_mobile(student, folder)
+
+
+def _ctranslate2(student: Student, folder: Path, precisions: Sequence[Precision]) -> None:
+    from distill.exporters.ctranslate2_export import export_ctranslate2
+
+    export_ctranslate2(student, folder, precisions)
+
+
+def _compressed_tensors(student: Student, folder: Path, precisions: Sequence[Precision]) -> None:
+    from distill.exporters.compressed_tensors_export import export_compressed_tensors
+
+    export_compressed_tensors(student, folder, precisions)
+
+
+EXPORTERS: dict[str, Exporter] = {
+    "onnx": _onnx,
+    "openvino": _openvino,
+    "tflite": _tflite,
+    "mobile": _mobile,
+    "ctranslate2": _ctranslate2,
+    "compressed_tensors": _compressed_tensors,
+}
+
+EXTRAS = {"mobile": "tflite", "compressed_tensors": "int4"}
+"""Of pyproject.toml, for those that are not named after their runtime."""
+
+
+def export(student: Student, folder: Path, section: Export) -> None:
+    """Every runtime's files of the section's precisions; UserError where an exporter's package is not installed."""
+    for runtime, write in EXPORTERS.items():
+        if not (precisions := getattr(section, runtime)):
+            continue
+        try:
+            write(student, folder, precisions)
+        except ModuleNotFoundError as error:
+            extra = EXTRAS.get(runtime, runtime)
+            raise UserError(
+                f"export.{runtime}: needs the package {error.name}, found none; pip install 'sottovoce[{extra}]'"
+            ) from error

@@ -1,0 +1,176 @@
+"""The report's plots as inline SVG that follows the page's light or dark colours."""
+
+import io
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib import pyplot as plt
+
+mpl.use("svg")
+
+_INK = "#010203"  # replaced by currentColor
+_SERIES = {"#0a0b01": "var(--teacher)", "#0a0b02": "var(--student)", "#0a0b03": "var(--export)"}
+_COLOURS = dict(zip(("teacher", "student", "export"), _SERIES, strict=True))
+_GAP, _LABEL_HEIGHT = 12.0, 16.0
+"""Pixels between a marker's centre and its label, and from one label to the next."""
+_MARKERS = {"teacher": "s", "student": "o", "export": "^"}
+
+
+_DASHES = ("-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)))
+
+
+@dataclass(frozen=True)
+class Point:
+    """One system in a scatter plot."""
+
+    name: str
+    role: str
+    x: float
+    y: float
+    low: float | None = None
+    """Lower end of y's interval."""
+    high: float | None = None
+
+
+def scatter(points: Sequence[Point], x_label: str, y_label: str, plot_id: str) -> str:
+    """Labelled points with intervals; a logarithmic x axis when the values span more than tenfold."""
+    with _style(plot_id):
+        figure, axes = plt.subplots(figsize=(5.6, 3.8))
+        if min(point.x for point in points) * 10 < max(point.x for point in points):
+            axes.set_xscale("log")
+        for point in points:
+            colour = _COLOURS[point.role]
+            if point.low is not None and point.high is not None:
+                axes.vlines(point.x, point.low, point.high, color=colour, alpha=0.45, linewidth=1.5)
+            axes.plot(point.x, point.y, _MARKERS[point.role], color=colour, markersize=8)
+        axes.set_xlabel(x_label)
+        axes.set_ylabel(y_label)
+        axes.margins(x=0.18, y=0.18)
+        figure.canvas.draw()
+        pixels = [tuple(axes.transData.transform((point.x, point.y))) for point in points]
+        left, right = axes.transAxes.transform([(0, 0), (1, 0)])[:, 0]
+        boxes = place_labels(pixels, [6.2 * len(point.name) for point in points], (left, right))
+        for point, (x, y), (start, middle) in zip(points, pixels, boxes, strict=True):
+            # Boxes are in pixels of the drawing canvas, offsets in points.
+            shift = ((start - x) * 72 / figure.dpi, (middle - y) * 72 / figure.dpi)
+            # A label that found no room beside its marker is tied to it by a line.
+            line = {"arrowstyle": "-", "linewidth": 0.6, "color": _COLOURS[point.role], "shrinkA": 1, "shrinkB": 4}
+            axes.annotate(
+                point.name, (point.x, point.y), xytext=shift, textcoords="offset points", va="center", fontsize=9,
+                arrowprops=line if abs(middle - y) > _LABEL_HEIGHT / 2 else None,
+            )  # fmt: skip
+        return _svg(figure, plot_id)
+
+
+def place_labels(
+    markers: Sequence[tuple[float, float]], widths: Sequence[float], limits: tuple[float, float]
+) -> list[tuple[float, float]]:
+    """Where each marker's label goes, in pixels: its left end and its middle height.
+
+    Beside its marker where that is free, else the nearest place above or below that touches no other label and no
+    marker; inside the limits where it can be.
+    """
+    placed: list[tuple[float, float, float]] = []
+    for index, ((x, y), width) in enumerate(zip(markers, widths, strict=True)):
+        others = [marker for other, marker in enumerate(markers) if other != index]
+        sides = [x + _GAP, x - _GAP - width]
+        inside = [start for start in sides if limits[0] <= start and start + width <= limits[1]] or sides
+        rows = (sign * step * _LABEL_HEIGHT / 2 for step in range(4 * len(markers) + 1) for sign in (1, -1))
+        start, middle = next(
+            (start, y + row)
+            for row in rows
+            for start in inside
+            if all(_apart(start, y + row, width, *box) for box in placed)
+            and not any(
+                start - _GAP < marker_x < start + width + _GAP and abs(marker_y - y - row) < _LABEL_HEIGHT / 2 + 4
+                for marker_x, marker_y in others
+            )
+        )
+        placed.append((start, middle, width))
+    return [(start, middle) for start, middle, _ in placed]
+
+
+def _apart(start: float, middle: float, width: float, other: float, height: float, other_width: float) -> bool:
+    return abs(middle - height) >= _LABEL_HEIGHT or start + width <= other or other + other_width <= start
+
+
+def curves(
+    series: Sequence[tuple[str, str, list[float], list[float]]],
+    y_label: str,
+    plot_id: str,
+    *,
+    x_label: str = "optimiser step",
+    log: bool = False,
+) -> str:
+    """Lines over training steps, or what `x_label` says: (name, colour role, x, y); a role's second line is broken."""
+    seen = Counter[str]()
+    with _style(plot_id):
+        figure, axes = plt.subplots(figsize=(5.6, 3.2))
+        for name, role, steps, values in series:
+            axes.plot(
+                steps,
+                values,
+                color=_COLOURS[role],
+                linewidth=1.6,
+                linestyle=_DASHES[seen[role] % len(_DASHES)],
+                label=name,
+                marker="o" if len(steps) < 30 else "",
+            )
+            seen[role] += 1
+        if log:
+            axes.set_yscale("log")
+        axes.set_xlabel(x_label)
+        axes.set_ylabel(y_label)
+        axes.legend(frameon=False, labelcolor=_INK)
+        return _svg(figure, plot_id)
+
+
+def histogram(edges: Sequence[float], counts: Sequence[int], x_label: str, y_label: str, plot_id: str) -> str:
+    """Bars between edges [n + 1] of heights [n]."""
+    with _style(plot_id):
+        figure, axes = plt.subplots(figsize=(5.6, 3.2))
+        axes.stairs(counts, edges, fill=True, color=_COLOURS["student"])
+        axes.set_xlabel(x_label)
+        axes.set_ylabel(y_label)
+        return _svg(figure, plot_id)
+
+
+def smooth(values: Sequence[float], weight: float = 0.9) -> list[float]:
+    """Exponential moving average, corrected for its start."""
+    average, scale, result = 0.0, 0.0, []
+    for value in values:
+        average, scale = weight * average + (1 - weight) * value, weight * scale + (1 - weight)
+        result.append(average / scale)
+    return result
+
+
+def _style(plot_id: str) -> Any:
+    return mpl.rc_context(
+        {
+            "svg.fonttype": "none", "svg.hashsalt": plot_id, "text.color": _INK, "axes.labelcolor": _INK,
+            "axes.edgecolor": _INK, "xtick.color": _INK, "ytick.color": _INK, "axes.spines.top": False,
+            "axes.spines.right": False, "axes.linewidth": 0.8, "font.size": 10, "font.family": "sans-serif",
+            "axes.grid": True, "grid.alpha": 0.15, "grid.color": _INK,
+        }
+    )  # fmt: skip
+
+
+def _svg(figure: Any, plot_id: str) -> str:
+    buffer = io.StringIO()
+    figure.savefig(
+        buffer, format="svg", transparent=True, bbox_inches="tight", metadata={"Date": None, "Creator": None}
+    )
+    plt.close(figure)
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    # Ids are unique on the page; the drawing scales with its column.
+    text = re.sub(r'(id="|#)([A-Za-z_][\w.-]*)(?=["\)])', rf"\1{plot_id}-\2", text)
+    text = re.sub(r'<svg ([^>]*?)height="[^"]*"([^>]*?)width="[^"]*"', r"<svg \1\2", text, count=1)
+    text = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font: \1px system-ui, sans-serif", text)
+    for colour, variable in _SERIES.items():
+        text = text.replace(colour, variable)
+    return text.replace(_INK, "currentColor")

@@ -1,0 +1,154 @@
+"""LiteRT over the two files of `distill.exporters.tflite_export`; needs numpy and ai_edge_litert alone.
+
+The graphs take one clip and one token at a time. Their cache is bounded: see `TfliteRuntime.max_tokens`.
+
+B batch, F mel bins, T mel frames, S encoder positions, L tokens, D width, H heads, K width of a head, N cache length,
+V vocabulary.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from eval.runtimes.model_format import Sizes
+from recipes.core.errors import UserError, one_line
+
+SUFFIX = {"fp32": "", "fp16": "_fp16", "int8": "_int8"}
+PRECISIONS = tuple(SUFFIX)
+MASKED = np.float32(-100)
+
+Tensors = dict[str, np.ndarray]
+
+
+def files(folder: Path, precision: str) -> list[Path]:
+    """Encoder and decoder."""
+    return [path for path in _paths(folder, precision) if path.is_file()]
+
+
+def load(folder: Path, precision: str, threads: int) -> "TfliteRuntime":
+    """See `TfliteRuntime`."""
+    return TfliteRuntime(*_paths(folder, precision), threads)
+
+
+def _paths(folder: Path, precision: str) -> tuple[Path, Path]:
+    encoder, decoder = (folder / "tflite" / f"{part}{SUFFIX[precision]}.tflite" for part in ("encoder", "decoder"))
+    return encoder, decoder
+
+
+@dataclass(frozen=True, eq=False)
+class Clip:
+    """One clip in decoding."""
+
+    cross: Tensors
+    """cross_key_i [H, 1, K, S] and cross_value_i [H, 1, S, K]; the same object for all its steps."""
+    own: Tensors
+    """self_key_i [H, 1, K, N - 1] and self_value_i [H, 1, N - 1, K], newest last."""
+    length: int = 0
+    """Tokens given so far."""
+
+
+@dataclass(frozen=True, eq=False)
+class TfliteState:
+    """One batch in decoding; a step makes a new one and leaves this as it is."""
+
+    encoder_BSD: np.ndarray
+    clips: tuple[Clip, ...]
+
+
+class TfliteRuntime:
+    """Encoder and decoder files behind the `Runtime` face."""
+
+    def __init__(self, encoder: Path, decoder: Path, threads: int):
+        """Load both; `threads` work inside one operator. Raises UserError for a file that is missing or broken."""
+        self._encoder, self._decoder = _Graph(encoder, threads), _Graph(decoder, threads)
+        shapes = self._decoder.shapes
+        self.max_tokens = shapes["attention_mask"][-1]
+        """Longest text N, prompt included."""
+        _, bins, frames = self._encoder.shapes["input_features"]
+        self.sizes = Sizes(bins, frames, self._decoder.output_shapes["logits"][-1])
+        self._empty = {name: np.zeros(shapes[name], np.float32) for name in shapes if name.startswith("self_")}
+        self._held: Tensors | None = None
+
+    def encode(self, mel_BFT: np.ndarray) -> TfliteState:
+        """Log-mel float32 [B, F, T] to encoder states."""
+        states, clips = [], []
+        for mel_FT in mel_BFT:
+            outputs = self._encoder.run({"input_features": np.ascontiguousarray(mel_FT[None], np.float32)})
+            states.append(outputs.pop("encoder_states"))
+            clips.append(Clip(outputs, self._empty))
+        return TfliteState(np.concatenate(states), tuple(clips))
+
+    def step(self, tokens_BL: np.ndarray, state: TfliteState) -> tuple[np.ndarray, TfliteState]:
+        """Int64 tokens after those already given: float32 logits [B, V] of the last, and the new state.
+
+        Raises UserError for a text longer than the cache.
+        """
+        length = state.clips[0].length + tokens_BL.shape[1]
+        if length > self.max_tokens:
+            raise UserError(
+                f"{self._decoder.path}: expected at most {self.max_tokens} tokens, the length of its cache, prompt "
+                f"included, found {length}; set max_tokens lower"
+            )
+        logits, clips = [], []
+        for tokens_L, clip in zip(tokens_BL, state.clips, strict=True):
+            for token in tokens_L:
+                logits_1V, clip = self._token(int(token), clip)
+            logits.append(logits_1V)
+            clips.append(clip)
+        return np.concatenate(logits), TfliteState(state.encoder_BSD, tuple(clips))
+
+    def _token(self, token: int, clip: Clip) -> tuple[np.ndarray, Clip]:
+        mask_111N = np.full((1, 1, 1, self.max_tokens), MASKED)
+        mask_111N[..., self.max_tokens - clip.length - 1 :] = 0
+        inputs = {
+            "input_ids": np.array([[token]], np.int32),
+            "position": np.array([clip.length], np.int32),
+            "attention_mask": mask_111N,
+            **clip.own,
+        }
+        # The interpreter keeps its inputs: those of the clip are copied in at its first token alone, 18 MB for
+        # whisper-tiny.
+        if self._held is not clip.cross:
+            inputs |= clip.cross
+            self._held = clip.cross
+        outputs = self._decoder.run(inputs)
+        own = {name: outputs[f"new_{name}"] for name in clip.own}
+        return outputs["logits"], Clip(clip.cross, own, clip.length + 1)
+
+
+class _Graph:
+    """One file, run by the names of its tensors."""
+
+    def __init__(self, path: Path, threads: int):
+        from ai_edge_litert.interpreter import Interpreter
+
+        if not path.is_file():
+            raise UserError(f"{path}: expected a LiteRT file, found none; run the export stage with this precision")
+        self.path = path
+        try:
+            self._interpreter = Interpreter(str(path), num_threads=threads)
+            self._interpreter.allocate_tensors()
+            runner = self._interpreter.get_signature_runner()
+        except (ValueError, RuntimeError) as error:
+            found = one_line(error)[:200]
+            raise UserError(
+                f"{path}: expected a readable LiteRT file, found {found}; run the export stage again"
+            ) from error
+        # The runner itself would want every input again at each call.
+        self._inputs, self._outputs = (
+            {name: detail["index"] for name, detail in details.items()}
+            for details in (runner.get_input_details(), runner.get_output_details())
+        )
+        self.shapes, self.output_shapes = (
+            {name: tuple(int(size) for size in detail["shape"]) for name, detail in details.items()}
+            for details in (runner.get_input_details(), runner.get_output_details())
+        )
+
+    def run(self, inputs: Tensors) -> dict[str, Any]:
+        """Outputs by name, copied out; an input that is not given keeps its last value."""
+        for name, value in inputs.items():
+            self._interpreter.set_tensor(self._inputs[name], value)
+        self._interpreter.invoke()
+        return {name: self._interpreter.get_tensor(index) for name, index in self._outputs.items()}

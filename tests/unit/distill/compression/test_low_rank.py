@@ -1,0 +1,259 @@
+"""Low-rank pairs: the streaming covariance is numpy's, ranks keep what is asked, folders and exports say the same."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+from torch import nn
+from transformers import WhisperForConditionalGeneration
+
+from distill.compression import low_rank as module
+from distill.compression.low_rank import Axes, Covariance, dense, factored, low_rank, pays, principal_axes
+from distill.exporters.export_source import Student
+from distill.exporters.folder_layout import write_layout
+from distill.exporters.onnx_export import export_onnx
+from distill.exporters.parity import Reference, compare
+from distill.exporters.registry import EXPORTERS
+from distill.exporters.static_graphs import StaticEncoder
+from distill.models.cutting import cut
+from distill.models.model_size import encoder_macs_m, parameters_m
+from distill.models.saving import save_model
+from distill.training import optimization
+from distill.training.teacher_outputs import LiveTeacher
+from eval.decoding.transcriber import Transcriber
+from eval.runtimes.modeling_sottovoce import SottovoceForConditionalGeneration
+from eval.runtimes.registry import open_runtime
+from eval.runtimes.torch_runtime import TorchRuntime, load_model
+from recipes.core.errors import UserError
+from recipes.schema.compress_section import LowRank
+from recipes.schema.train_section import Lora
+from tests.conftest import TEACHER
+from tests.unit.models import Noise, demo_student, parity_db, random_mel
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+ALL = LowRank(attention=1, mlp=1)
+
+
+def compressed(
+    model: WhisperForConditionalGeneration, section: LowRank, **options: object
+) -> SottovoceForConditionalGeneration:
+    made, _ = low_rank(model, section, Noise(model), **options)  # type: ignore[arg-type]
+    assert isinstance(made, SottovoceForConditionalGeneration)
+    return made
+
+
+@pytest.fixture(scope="module")
+def narrow() -> SottovoceForConditionalGeneration:
+    """The demo's student, every layer that pays factored."""
+    return compressed(demo_student(), LowRank(preset="fast"))
+
+
+@torch.no_grad()
+def states(model: WhisperForConditionalGeneration) -> torch.Tensor:
+    return model.model.encoder(torch.from_numpy(random_mel(model, 1))).last_hidden_state
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=8), st.integers(1, 6), st.integers(0, 99), st.floats(-1e3, 1e3))
+def test_the_streaming_covariance_is_that_of_all_rows(chunks: list[int], width: int, seed: int, offset: float) -> None:
+    rows = np.random.default_rng(seed).standard_normal((sum(chunks), width)) + offset
+    seen = Covariance(width)
+    for part in np.split(rows, np.cumsum(chunks)[:-1]):
+        seen.add(torch.from_numpy(part))
+    np.testing.assert_allclose(seen.mean_D, rows.mean(0), atol=1e-9)
+    np.testing.assert_allclose(seen.covariance(), np.cov(rows.T, bias=True).reshape(width, width), atol=1e-8)
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), [(5, 12), (12, 5), (8, 8)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_axes_are_those_of_the_outputs_whichever_side_is_watched(inputs: int, outputs: int, bias: bool) -> None:
+    torch.manual_seed(0)
+    layer = nn.Linear(inputs, outputs, bias=bias)
+    x_NI = torch.randn(200, inputs) @ torch.randn(inputs, inputs) + 3
+    y_NO = layer(x_NI).detach()
+    seen = Covariance(min(inputs, outputs))
+    module._narrower(seen, x_NI, y_NO)
+    axes = principal_axes(layer, seen)
+    variances = np.linalg.eigvalsh(np.cov(y_NO.double().numpy().T, bias=True))[::-1][: min(inputs, outputs)]
+    np.testing.assert_allclose(axes.kept_K, np.cumsum(variances) / variances.sum(), atol=1e-6)
+    np.testing.assert_allclose(axes.mean_O, y_NO.double().mean(0), atol=1e-5)
+    for rank in range(1, min(inputs, outputs) + 1):
+        lost = (factored(layer, axes, rank)(x_NI) - y_NO).detach().double().square().sum(1).mean()
+        whole = (y_NO.double() - y_NO.double().mean(0)).square().sum(1).mean()
+        assert 1 - float(lost / whole) == pytest.approx(float(axes.kept_K[rank - 1]), abs=1e-5)
+
+
+@given(st.lists(st.floats(0.01, 1), min_size=1, max_size=40), st.floats(0.1, 1), st.sampled_from([1, 4, 16]))
+def test_the_rank_is_the_smallest_multiple_that_keeps_the_share(
+    variances: list[float], share: float, multiple: int
+) -> None:
+    spread = torch.tensor(sorted(variances, reverse=True), dtype=torch.float64)
+    kept_K = spread.cumsum(0) / spread.sum()
+    rank = Axes(torch.zeros(1), torch.zeros(1), kept_K).rank(share, multiple)
+    assert rank == len(kept_K) or (rank % multiple == 0 and kept_K[rank - 1] >= share)
+    if rank > multiple:
+        smaller = (rank - 1) // multiple * multiple
+        assert kept_K[smaller - 1] < share
+
+
+def test_all_axes_give_the_same_states() -> None:
+    model = demo_student()
+    made = compressed(model, ALL, worth=lambda *_: True)
+    assert set(made.config.low_rank.values()) == {192}
+    torch.testing.assert_close(states(made), states(model), atol=1e-5, rtol=1e-5)
+
+
+def test_layers_are_left_alone_where_a_pair_would_not_be_smaller() -> None:
+    model = demo_student()
+    same, report = low_rank(model, ALL, Noise(model))
+    assert same is model
+    assert not any(layer["replaced"] for layer in report.values())
+    made, report = low_rank(model, LowRank(preset="acc"), Noise(model))
+    assert made.config.low_rank == {name: layer["rank"] for name, layer in report.items() if layer["replaced"]}
+    for name, layer in report.items():
+        assert layer["replaced"] == pays(layer["rank"], model.get_submodule(name))
+        share = 0.999 if name.endswith(("fc1", "fc2")) else 0.99
+        assert layer["kept"] >= share
+    assert parameters_m(made)["encoder"] < parameters_m(model)["encoder"]
+    assert encoder_macs_m(made) < encoder_macs_m(model)
+
+
+def test_clips_are_looked_at_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is held between clips does not grow with them: a covariance a layer, [D, D], fc1's and fc2's too."""
+    widths: list[int] = []
+    monkeypatch.setattr(module, "Covariance", lambda width: widths.append(width) or Covariance(width))
+    compressed(demo_student(), LowRank(preset="fast"))
+    assert widths == [192] * 24
+
+
+def test_a_folder_loads_as_it_was_saved_without_running_its_code(
+    narrow: SottovoceForConditionalGeneration, tmp_path: Path
+) -> None:
+    save_model(narrow, tmp_path, processors=TEACHER)
+    (tmp_path / "modeling_sottovoce.py").write_text("raise SystemExit('run')")
+    again = load_model(tmp_path)
+    assert torch.equal(states(again), states(narrow))
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["low_rank"] == narrow.config.low_rank
+    assert "model.encoder.layers.0.fc1.1.weight" in load_file(tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps(config | {"low_rank": {"model.encoder.layers.9.fc1": 16}}))
+    with pytest.raises(UserError, match=r"expected a Whisper checkpoint"):
+        load_model(tmp_path)
+
+
+def test_a_folder_without_pairs_is_a_plain_whisper() -> None:
+    assert type(load_model(TEACHER)) is WhisperForConditionalGeneration
+
+
+PLAIN = """
+import sys, torch
+from transformers import AutoModelForSpeechSeq2Seq
+model = AutoModelForSpeechSeq2Seq.from_pretrained(sys.argv[1], trust_remote_code=True).eval()
+assert not any(name.split(".")[0] in ("eval", "distill", "recipes") for name in sys.modules)
+with torch.no_grad():
+    tokens = model.generate(torch.ones(1, 80, 700), max_new_tokens=8, do_sample=False)
+    print(model.model.encoder(torch.ones(1, 80, 700)).last_hidden_state.double().sum().item(), tokens.tolist())
+"""
+
+
+def test_plain_transformers_loads_it_with_the_file_beside_it(
+    narrow: SottovoceForConditionalGeneration, tmp_path: Path
+) -> None:
+    save_model(narrow, tmp_path / "model", processors=TEACHER)
+    command = [sys.executable, "-c", PLAIN, str(tmp_path / "model")]
+    environment = {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PATH": ""}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    total, tokens = done.stdout.split(maxsplit=1)
+    mel = torch.ones(1, 80, 700)
+    with torch.no_grad():
+        assert float(total) == pytest.approx(
+            narrow.model.encoder(mel).last_hidden_state.double().sum().item(), rel=1e-5
+        )
+        assert json.loads(tokens) == narrow.generate(mel, max_new_tokens=8, do_sample=False).tolist()
+
+
+def test_a_cut_takes_the_pairs_along(narrow: SottovoceForConditionalGeneration) -> None:
+    shallow = cut(narrow, [1, 3], [1])
+    ranks = narrow.config.low_rank
+    assert shallow.config.low_rank["model.encoder.layers.0.fc1"] == ranks["model.encoder.layers.1.fc1"]
+    assert all(".layers.2." not in name for name in shallow.config.low_rank)
+    first, second = narrow.model.encoder.layers[3].fc1, shallow.model.encoder.layers[1].fc1
+    assert torch.equal(first[1].weight, second[1].weight)
+
+
+def test_multiplied_out_it_is_a_plain_whisper_that_says_the_same(narrow: SottovoceForConditionalGeneration) -> None:
+    whole = dense(narrow, "test")
+    assert type(whole) is WhisperForConditionalGeneration
+    assert not hasattr(whole.config, "low_rank")
+    torch.testing.assert_close(states(whole), states(narrow), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("precision", "least_db"), [("fp32", 90), ("int8", 25)])
+def test_onnx_says_what_torch_says_with_both_matrices_of_a_pair(
+    narrow: SottovoceForConditionalGeneration, tmp_path: Path, precision: str, least_db: float
+) -> None:
+    import onnx
+
+    save_model(narrow, tmp_path / "checkpoint", processors=TEACHER, decoder_layers=[0, 1])
+    write_layout(tmp_path / "checkpoint", tmp_path)
+    (encoder, _) = export_onnx(narrow, tmp_path, [precision])[precision]  # type: ignore[list-item, index]
+    assert parity_db(narrow, open_runtime("onnx", tmp_path, precision, 1), 6) > least_db
+    graph = onnx.load(encoder).graph
+    kind = {"fp32": onnx.TensorProto.FLOAT, "int8": onnx.TensorProto.INT8}[precision]
+    shapes = [tuple(tensor.dims) for tensor in graph.initializer if tensor.data_type == kind and len(tensor.dims) == 2]
+    rank = narrow.config.low_rank["model.encoder.layers.0.fc1"]
+    assert {(192, rank), (rank, 768)} <= set(shapes)
+    plain = json.loads((tmp_path / "config.json").read_text())
+    assert not {"low_rank", "auto_map"} & plain.keys()
+
+
+@pytest.mark.parametrize("runtime", ["openvino", "ctranslate2"])
+def test_other_runtimes_say_what_torch_says(
+    narrow: SottovoceForConditionalGeneration, tmp_path: Path, speech: Path, runtime: str
+) -> None:
+    pytest.importorskip(runtime)
+    save_model(narrow, tmp_path / "checkpoint", processors=TEACHER, decoder_layers=[0, 1])
+    write_layout(tmp_path / "checkpoint", tmp_path)
+    EXPORTERS[runtime](Student(narrow, tmp_path / "checkpoint", []), tmp_path, ["fp32"])
+    torch_side = Transcriber(TorchRuntime(narrow), tmp_path, "en")
+    reference = Reference.take(torch_side, [([str(next((speech / "train").glob("*.flac")))], None)], 8, str.lower)
+    row = compare(reference, open_runtime(runtime, tmp_path, "fp32", 1), runtime)
+    assert min(row["encoder"]["psnr_db"], row["logits"]["psnr_db"]) > 80
+    assert row["equal_text"] == 1
+
+
+def test_static_graphs_scale_a_pair_once(narrow: SottovoceForConditionalGeneration) -> None:
+    mel = torch.from_numpy(random_mel(narrow, 1))
+    with torch.no_grad():
+        found = StaticEncoder(narrow)(mel)["encoder_states"]
+    torch.testing.assert_close(found, states(narrow), atol=1e-4, rtol=1e-4)
+
+
+def test_a_compressed_encoder_is_never_lent_to_the_teacher(narrow: SottovoceForConditionalGeneration) -> None:
+    device = torch.device("cpu")
+    assert LiveTeacher(TEACHER, demo_student(), device, frozen=True, quantize=None).shares_encoder
+    assert not LiveTeacher(TEACHER, narrow, device, frozen=True, quantize=None).shares_encoder
+
+
+@pytest.mark.parametrize("encoder", [True, False])
+def test_adapters_go_on_both_layers_of_a_pair_and_off_again(
+    narrow: SottovoceForConditionalGeneration, encoder: bool
+) -> None:
+    student = cut(narrow, [0, 1, 2, 3], [0, 1])
+    optimization.add_adapters(student, Lora(rank=2), encoder=encoder)
+    adapted = [name for name, weight in student.named_parameters() if weight.requires_grad]
+    assert any("encoder.layers.0.fc1.0.lora" in name for name in adapted) == encoder
+    assert any("encoder.layers.0.fc1.1.lora" in name for name in adapted) == encoder
+    assert any("decoder.layers.0.fc1.lora" in name for name in adapted)
+    merged = optimization.merged(student)
+    assert merged.state_dict().keys() == narrow.state_dict().keys()
+    torch.testing.assert_close(states(merged), states(narrow))

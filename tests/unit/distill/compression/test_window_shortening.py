@@ -1,0 +1,83 @@
+"""A shortened window: its first positions alone, and every file that other loaders read says so."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from distill.compression.context import Material
+from distill.compression.window_shortening import shorten
+from distill.models.model_size import encoder_macs_m
+from distill.models.saving import copy_processors, save_model
+from distill.training.teacher_outputs import LiveTeacher
+from eval.decoding.transcriber import Transcriber
+from eval.runtimes.model_format import Format
+from eval.runtimes.torch_runtime import TorchRuntime, load_model
+from recipes.core.errors import UserError
+from recipes.schema.compress_section import Window
+from tests.conftest import TEACHER
+from tests.unit.distill.training.test_objective import WEIGHTS, Objective, batch  # noqa: F401
+from tests.unit.models import demo_student
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture
+def material(tmp_path: Path) -> Material:
+    (folder := tmp_path / "processors").mkdir()
+    copy_processors(TEACHER, folder)
+    return Material([], [], 1, folder)
+
+
+def test_the_student_hears_the_first_seconds(material: Material, tmp_path: Path) -> None:
+    model = demo_student()
+    made, report = shorten(model, Window(seconds=4), material)
+    assert report == {"of": 350, "positions": 200}
+    assert torch.equal(made.model.encoder.embed_positions.weight, model.model.encoder.embed_positions.weight[:200])
+    assert encoder_macs_m(made) < 0.6 * encoder_macs_m(model)
+    save_model(made, tmp_path / "student", processors=material.processors)
+    assert Format.load(tmp_path / "student", "en", "transcribe").window_samples == 4 * 16_000
+    features = json.loads((tmp_path / "student" / "preprocessor_config.json").read_text())
+    assert (features["chunk_length"], features["nb_max_frames"]) == (4, 400)
+    inner = json.loads((tmp_path / "student" / "processor_config.json").read_text())["feature_extractor"]
+    assert {key: inner[key] for key in ("chunk_length", "n_samples")} == {"chunk_length": 4, "n_samples": 64_000}
+    transcriber = Transcriber(TorchRuntime(load_model(tmp_path / "student")), tmp_path / "student", "en")
+    assert isinstance(transcriber.transcribe([np.zeros(16_000, np.float32)])[0].text, str)
+
+
+def test_the_whole_window_changes_nothing_and_a_longer_one_is_refused(material: Material) -> None:
+    model = demo_student()
+    made, _ = shorten(model, Window(seconds=7), material)
+    assert all(torch.equal(made.state_dict()[name], value) for name, value in model.state_dict().items())
+    with pytest.raises(UserError, match=r"compress.window.seconds: expected 1 to 7, .* found 8"):
+        shorten(model, Window(seconds=8), material)
+
+
+def test_a_live_teacher_hears_its_own_window(material: Material, batch: Any) -> None:  # noqa: F811
+    """Audio cut to the student's window, padded with silence to the teacher's: what each hears when it runs alone."""
+    made, _ = shorten(demo_student(), Window(seconds=4), material)
+    teacher = LiveTeacher(TEACHER, made, torch.device("cpu"), frozen=True, quantize=None)
+    assert not teacher.shares_encoder
+    objective = Objective(made, replace(WEIGHTS, hidden=1.0), freeze_encoder=True, teacher=teacher)
+    short = replace(batch, samples_BN=batch.samples_BN[:, : 4 * 16_000])
+    padded = torch.nn.functional.pad(short.samples_BN, (0, 3 * 16_000))
+    mel_BFT = objective.mel(short)
+    assert mel_BFT.shape[-1] == 400
+    with torch.no_grad():
+        heard_BSD = objective.heard(short, mel_BFT, objective.encode(mel_BFT))
+        expected_BSD = load_model(TEACHER).model.encoder(objective.log_mel(padded)).last_hidden_state
+    torch.testing.assert_close(heard_BSD, expected_BSD, atol=1e-5, rtol=1e-5)
+    assert torch.isfinite(objective(short)).all()
+
+
+def test_a_window_cut_in_the_folder_alone_is_noticed(material: Material, tmp_path: Path) -> None:
+    made, _ = shorten(demo_student(), Window(seconds=4), material)
+    save_model(made, tmp_path / "student", processors=material.processors)
+    shutil.copyfile(TEACHER / "preprocessor_config.json", tmp_path / "student" / "preprocessor_config.json")
+    with pytest.raises(UserError, match="expected n_samples 64000 for the 200 encoder positions"):
+        Format.load(tmp_path / "student", "en", "transcribe")

@@ -1,0 +1,58 @@
+import itertools
+from collections import Counter
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from distill.data.examples import IGNORE, Drawing, predecessors
+from tests.unit.labels import decoding, label, utterance
+
+TIMED = decoding([1, 70, 3, 80, 9], 1)
+LABELS = [label(str(number), timed=TIMED) for number in range(200)]
+
+
+def test_every_epoch_draws_anew_and_in_the_asked_share() -> None:
+    """Defect 7 of the reference: a map cache froze the draws, and every epoch saw the same ones."""
+    drawing = Drawing(timestamps=0.3, previous_text=0.5, start_of_previous=50)
+    epochs = [[drawing(row, LABELS[0], epoch) for row in LABELS] for epoch in range(10)]
+    timed = [[example.written is TIMED for example in epoch] for epoch in epochs]
+    prompted = [[bool(example.previous) for example in epoch] for epoch in epochs]
+    assert all(first != second for first, second in itertools.pairwise(timed))
+    assert 0.25 < sum(map(sum, timed)) / 2000 < 0.35
+    assert 0.45 < sum(map(sum, prompted)) / 2000 < 0.55
+    both = sum(one and other for a, b in zip(timed, prompted, strict=True) for one, other in zip(a, b, strict=True))
+    assert 0.12 < both / 2000 < 0.18, "the two draws are independent"
+    assert [drawing(row, LABELS[0], 3) for row in LABELS] == epochs[3], "a resumed run draws the same"
+
+
+def test_previous_text_starts_once_and_keeps_its_end() -> None:
+    drawing = Drawing(previous_text=1.0, start_of_previous=50, max_length=20)
+    before = label("b", [1, 2, *range(100, 130), 9])
+    example = drawing(label("a"), before, 0)
+    assert example.previous == [50, *range(121, 130)], "half of the decoder at most"
+    assert Counter(example.inputs)[50] == 1
+    assert example.inputs == [50, *range(121, 130), 1, 2, 3]
+    assert example.targets == [IGNORE] * 11 + [3, 9]
+
+
+@given(st.integers(4, 30), st.integers(1, 40), st.integers(1, 40))
+def test_an_example_fits_the_decoder(max_length: int, said: int, before: int) -> None:
+    drawing = Drawing(previous_text=1.0, start_of_previous=50, max_length=max_length)
+    tokens = [1, 2, *range(3, 3 + said), 9][:max_length]
+    example = drawing(label("a", tokens), label("b", [1, 2, *range(100, 100 + before), 9]), 0)
+    assert len(example.inputs) == len(example.targets) <= max_length
+
+
+def test_previous_text_never_crosses_speakers_recordings_or_gaps() -> None:
+    """Defect 2 of the reference."""
+    corpus = [
+        utterance("a1", speaker="a"), utterance("a2", speaker="a"), utterance("b1", speaker="b"),
+        utterance("b2", speaker="b", split="validation"), utterance("n1", speaker=None), utterance("n2", speaker=None),
+        utterance("r#t=0,5", speaker=None, parts=["r#t=0,5"]), utterance("r#t=5,9", speaker=None, parts=["r#t=5,9"]),
+        utterance("a3", speaker="a"), utterance("dropped", speaker="a"), utterance("a4", speaker="a"),
+        utterance("cut", speaker="a"), utterance("a5", speaker="a"),
+    ]  # fmt: skip
+    labels = [label(item.id) for item in corpus if item.id not in ("dropped", "cut")]
+    labels.append(label("cut", plain=decoding([1, 2, 3], ended=False)))
+    found = predecessors(labels, corpus)
+    assert {name: before.id for name, before in found.items()} == {"a2": "a1", "r#t=5,9": "r#t=0,5", "cut": "a4"}

@@ -1,0 +1,216 @@
+"""What a release takes along, its checksums, the card's numbers, and the Hub's refusals."""
+
+import json
+import re
+import stat
+import subprocess
+from pathlib import Path
+
+import httpx
+import pytest
+from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import WhisperConfig
+
+from distill.exporters.folder_layout import complete_onnx, write_layout
+from distill.exporters.head_selection import Choice, write_heads
+from distill.models.saving import save_model
+from distill.publishing.model_card import interval, signed
+from distill.publishing.release_folder import (
+    SUMS,
+    exported_files,
+    from_here,
+    lay_out,
+    place,
+    released_files,
+    revision,
+    verify,
+    write_sums,
+)
+from eval.runtimes.modeling_sottovoce import SottovoceForConditionalGeneration
+from eval.runtimes.torch_runtime import load_model
+from recipes.core.errors import UserError
+from recipes.core.hub import one_refusal
+from recipes.schema.export_section import Export
+from recipes.schema.recipe import load, validate
+from tests.conftest import ROOT, TEACHER
+
+MADE = Export(onnx=["fp32", "int8"], openvino=["fp16", "int8"], ctranslate2=["int8"])
+OWN = {
+    "onnx-fp32": ("onnx/encoder_model.onnx", "onnx/decoder_model_merged.onnx", "onnx/decoder_model_merged.onnx_data"),
+    "onnx-int8": ("onnx/encoder_model_quantized.onnx", "onnx/decoder_model_merged_quantized.onnx"),
+    "openvino-fp16": ("openvino-fp16/openvino_encoder_model.xml", "openvino-fp16/openvino_encoder_model.bin",
+                      "openvino-fp16/openvino_tokenizer.xml", "openvino-fp16/config.json"),
+    "openvino-int8": ("openvino-int8/openvino_encoder_model.xml", "openvino-int8/openvino_encoder_model.bin"),
+    "ctranslate2-int8": ("ctranslate2-int8/model.bin", "ctranslate2-int8/vocabulary.json"),
+}  # fmt: skip
+SHARED = {"config.json", "tokenizer.json", "vocab.json"}
+
+
+@given(taken=st.sets(st.sampled_from(sorted(OWN))))
+def test_an_artefact_comes_with_all_its_files_and_none_of_the_others(
+    taken: set[str], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("export")
+    for name in [*SHARED, "onnx/generation_config.json", *(file for files in OWN.values() for file in files)]:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(name)
+    chosen = [artefact for artefact in MADE.artefacts if artefact[0] in taken]
+    found = {file.relative_to(folder).as_posix() for file in exported_files(folder, MADE.artefacts, chosen)}
+    beside = {"onnx/generation_config.json"} if any(name.startswith("onnx") for name in taken) else set()
+    assert found == SHARED | beside | {file for name in taken for file in OWN[name]}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    release = tmp_path / "release"
+    for name in ("b.json", "onnx/a file.onnx", ".cache/hidden", "stage.json"):
+        (release / name).parent.mkdir(parents=True, exist_ok=True)
+        (release / name).write_text(name)
+    write_sums(release)
+    return release
+
+
+def test_checksums_are_those_of_coreutils(folder: Path) -> None:
+    listed = subprocess.run(
+        ["sha256sum", "b.json", "onnx/a file.onnx"], cwd=folder, capture_output=True, text=True, check=True
+    )
+    assert (folder / SUMS).read_text() == listed.stdout
+    assert verify(folder) == 2
+    assert [file.name for file in released_files(folder)] == [SUMS, "b.json", "a file.onnx"]
+    before = revision("small", folder)
+    assert re.fullmatch(r"small-[0-9a-f]{8}", before)
+    (folder / "b.json").write_text("c")
+    with pytest.raises(UserError, match=r"b\.json was changed"):
+        verify(folder)
+    (folder / "onnx" / "a file.onnx").unlink()
+    with pytest.raises(UserError, match=r"a file\.onnx is missing and 1 more"):
+        verify(folder)
+    write_sums(folder)
+    assert revision("small", folder) != before
+    (folder / "new.txt").write_text("")
+    with pytest.raises(UserError, match=r"new\.txt is not listed; make"):
+        verify(folder)
+    with pytest.raises(UserError, match="expected a release with SHA256SUMS"):
+        verify(folder / "onnx")
+
+
+def test_placing_twice_leaves_the_source_alone(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("1")
+    (tmp_path / "a").chmod(0o600)  # as safetensors writes it
+    for _ in range(2):
+        place(tmp_path / "a", tmp_path / "deep" / "b")
+    assert (tmp_path / "deep" / "b").read_text() == (tmp_path / "a").read_text() == "1"
+    assert stat.S_IMODE((tmp_path / "deep" / "b").stat().st_mode) == 0o644
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("runs=/srv/mine/runs", "runs=runs"),
+        ('{"path": "/srv/mine"}', '{"path": "."}'),
+        ("sources: [/srv/speech/an4/a b.wav, '/srv/mine/a+b/']", "sources: [../speech/an4/a b.wav, 'a+b']"),
+        ("elsewhere /data/srv/mine and /srvshop", "elsewhere /data/srv/mine and /srvshop"),
+        ("already a/srv/mine ../speech <b>1/2</b>", "already a/srv/mine ../speech <b>1/2</b>"),
+        ("https://srv/mine base64,Ab+/srv/mine", "https://srv/mine base64,Ab+/srv/mine"),
+    ],
+)  # fmt: skip
+def test_paths_are_said_as_seen_from_the_working_folder(text: str, said: str) -> None:
+    assert from_here(text, Path("/srv/mine")) == said
+
+
+def test_below_the_root_everything_else_stays_absolute() -> None:
+    assert from_here("/mine/runs /etc/passwd", Path("/mine")) == "runs /etc/passwd"
+
+
+def test_a_student_of_another_shape_keeps_its_shape_beside_plain_graphs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = WhisperConfig.from_pretrained(TEACHER)
+    config.low_rank = {"model.encoder.layers.0.fc1": 16}
+    student = SottovoceForConditionalGeneration(config).eval()
+    root, folder = tmp_path / "runs" / "small", tmp_path / "release"
+    save_model(student, root / "compress" / "model", processors=TEACHER, decoder_layers=[0, 1, 2, 3])
+    write_layout(root / "compress" / "model", root / "export" / "model")
+    (root / "export" / "model" / "onnx").mkdir()
+    (root / "export" / "model" / "onnx" / "encoder_model.onnx_data").write_text("large")
+    write_heads(root / "export" / "model", Choice([(3, 1), (2, 0)], 3, 20.0, {}, 1, 2))
+    complete_onnx(root / "export" / "model")
+    (root / "report").mkdir()
+    for name in ("report.html", "report.json"):
+        (root / "report" / name).write_text(f"corpus.sources=[{ROOT.parent}/speech]")
+    values = {"name": "small", "runs": tmp_path / "runs", "teacher": {"model": str(TEACHER)},
+              "student": {"decoder_layers": 4}, "corpus": {"sources": [{"audio": "a"}]}, "labels": {},
+              "compress": {"low_rank": {}}, "release": {"licence": "mit", "artefacts": {"onnx": ["fp32"]}}}  # fmt: skip
+    monkeypatch.chdir(ROOT)
+    lay_out(validate(values, "small"), folder)
+    assert "model: recipes/demo/teacher\n" in (folder / "recipe.yaml").read_text()
+    assert (folder / "report.json").read_text() == "corpus.sources=[../speech]"
+    assert {stat.S_IMODE(file.stat().st_mode) for file in folder.rglob("*") if file.is_file()} == {0o644}
+    again = load_model(folder)
+    assert isinstance(again, SottovoceForConditionalGeneration)
+    assert all(again.state_dict()[name].equal(value) for name, value in student.state_dict().items())
+    written = json.loads((folder / "config.json").read_text())
+    assert written["low_rank"] == config.low_rank
+    assert written["transformers.js_config"] == {"use_external_data_format": {"encoder_model.onnx": 1}}
+    assert (folder / "modeling_sottovoce.py").is_file()
+    assert written["median_filter_width"] == 3
+    assert json.loads((folder / "generation_config.json").read_text())["alignment_heads"] == [[3, 1], [2, 0]]
+
+
+@given(value=st.floats(-99, 99), below=st.floats(0, 50), above=st.floats(0, 50))
+def test_a_cell_says_its_numbers_to_a_tenth(value: float, below: float, above: float) -> None:
+    rate = {"value": value, "low": value - below, "high": value + above}
+    for text in (interval(rate), signed(rate)):
+        found = [float(number) for number in re.findall(r"[-+]?\d+\.\d", text)]
+        assert found == pytest.approx([value, value - below, value + above], abs=0.0501)
+    assert interval({"value": value, "low": None, "high": None}) == f"{value:.1f}"  # type: ignore[dict-item]
+    assert signed(None) == interval(None) == ""
+
+
+SECRET = "hf_neverSaid"
+REQUEST = httpx.Request("POST", f"https://hub/{SECRET}", headers={"authorization": f"Bearer {SECRET}"})
+REFUSALS = {
+    "the Hub cannot be reached (ConnectError)": httpx.ConnectError(SECRET, request=REQUEST),
+    "the Hub cannot be reached (ReadTimeout)": httpx.ReadTimeout(SECRET, request=REQUEST),
+    "the Hub cannot be reached (OfflineModeIsEnabled)": OfflineModeIsEnabled(SECRET),
+    "HTTP 403": HfHubHTTPError(SECRET, response=httpx.Response(403, request=REQUEST)),
+    "wants an access token": LocalTokenNotFoundError(SECRET),
+    "the Hub refused (ValueError)": ValueError(SECRET),
+}
+
+
+@pytest.mark.parametrize("said", REFUSALS)
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_refusal_is_one_line_without_what_was_sent(said: str, inside: bool) -> None:
+    with pytest.raises(UserError) as caught, one_refusal("push to a/b"):
+        if inside:  # as huggingface_hub's threads of uploads put it
+            raise RuntimeError(f"Error while uploading {SECRET}") from REFUSALS[said]
+        raise REFUSALS[said]
+    message = str(caught.value)
+    assert message.startswith("push to a/b: ")
+    assert said in message or (inside and "RuntimeError" in message)
+    assert SECRET not in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("release={}", "release.licence: expected a value, found none"),
+        ("release={licence: Apache 2}", "release.licence: String should match"),
+        ("release={licence: mit, artefacts: {onnx: [fp16]}}", "expected some of onnx-int8, found onnx-fp16"),
+        ("release={licence: mit, artefacts: {coreml: [fp16]}}", "release.artefacts.coreml"),
+        ("release={licence: mit, data_licences: {voxpopuli: cc0}}", "expected some of somewhere, found voxpopuli"),
+        ("release={licence: mit, repository: alone}", "release.repository: String should match"),
+    ],
+)  # fmt: skip
+def test_a_wrong_section_is_one_clear_line(tmp_path: Path, override: str, said: str) -> None:
+    (tmp_path / "recipe.yaml").write_text(
+        "{name: small, teacher: {model: t}, corpus: {sources: [{audio: somewhere}]}, student: {decoder_layers: 2}, "
+        "export: {onnx: [int8]}}"
+    )
+    with pytest.raises(UserError) as caught:
+        load(tmp_path / "recipe.yaml", [override])
+    assert said in str(caught.value)

@@ -1,0 +1,163 @@
+"""`sottovoce transcribe`: which model, which files, and batches that fit a memory cap."""
+
+import json
+import shutil
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eval.decoding.memory_batches import LARGEST, BatchSize, within_memory
+from eval.runtimes.registry import available, choose
+from eval.runtimes.torch_runtime import load_model
+from eval.transcribe import audio_files
+from recipes.core.errors import UserError
+from tests.conftest import ROOT, TEACHER
+
+
+@given(st.floats(100, 4000), st.floats(10, 4000), st.floats(0, 300), st.integers(1, LARGEST))
+def test_a_batch_is_planned_below_the_cap_and_grows_by_doubling(
+    cap: float, floor: float, each: float, most: int
+) -> None:
+    size, sizes = BatchSize(cap, floor, most), []
+    for _ in range(10):
+        sizes.append(size.size)
+        size.after(size.size, floor + each * size.size)
+    for before, after in pairwise(sizes):
+        assert after <= min(most, 2 * before)
+        assert after == 1 or floor + after * each <= cap * (1 + 1e-9)
+    if floor + most * max(1, each) + 1 < 0.9 * cap:
+        assert sizes[-1] == most
+
+
+WORKER = """
+import json, sys, time
+start, most = map(int, sys.argv[1:])
+size = 1
+while start < {files}:
+    batch = min(size, {files} - start)
+    print(json.dumps({{"batch": batch}}), flush=True)
+    held = [bytearray({mb} * 10**6) for _ in range(batch)]
+    time.sleep(0.1)
+    for _ in held:
+        print(json.dumps({{"row": {{"text": str(start)}}}}), flush=True)
+        start += 1
+    size = min(2 * size, most)
+"""
+
+
+def worker(files: int, mb: int) -> list[str]:
+    """Takes so much memory for each file of a batch, and doubles its batches blindly."""
+    return [sys.executable, "-c", WORKER.format(files=files, mb=mb)]
+
+
+def test_a_batch_that_was_too_large_is_halved_and_nothing_is_lost(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = list(within_memory(worker(14, 50), 14, 180))
+    assert [row["text"] for row in rows] == [str(number) for number in range(14)]
+    said = capsys.readouterr().err
+    assert "out of memory with 4 clips" in said
+    assert "going on with 2" in said
+
+
+def test_one_clip_that_is_too_much_ends_it() -> None:
+    with pytest.raises(UserError, match="--memory-mb 100: one clip takes more"):
+        list(within_memory(worker(3, 300), 3, 100))
+
+
+def test_another_failure_is_passed_on() -> None:
+    with pytest.raises(SystemExit) as caught:
+        list(within_memory([sys.executable, "-c", "raise SystemExit(2)"], 3, 500))
+    assert caught.value.code == 2
+
+
+def transcribe(*arguments: object) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "eval.transcribe", *map(str, arguments), "--threads", "1"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def test_a_folder_in_batches_says_what_single_files_say(speech: Path, tmp_path: Path) -> None:
+    shutil.copytree(speech / "train", tmp_path / "audio")
+    (tmp_path / "audio" / "000003x.wav").write_text("not audio")
+    single, batched = (
+        transcribe(TEACHER, tmp_path / "audio", "--format", "json", *options) for options in ((), ("--memory-mb", 3000))
+    )
+    for done in (single, batched):
+        assert done.returncode == 1, done.stderr
+        assert "000003x.wav: unreadable" in done.stderr
+        assert "1 of 17 files could not be read" in done.stderr
+    one, other = ([json.loads(line) for line in done.stdout.splitlines()] for done in (single, batched))
+    files = sorted(str(file) for file in (tmp_path / "audio").glob("*.flac"))
+    assert [row["audio"] for row in other] == files
+    assert [row["text"] for row in one] == [row["text"] for row in other]
+    assert len({row["text"] for row in one}) > 10
+
+
+def test_a_cap_below_the_model_is_one_line(speech: Path) -> None:
+    done = transcribe(TEACHER, speech / "test", "--memory-mb", 60)
+    assert done.returncode == 2
+    assert "error: --memory-mb 60: one clip takes more" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def model(folder: Path, *files: str) -> Path:
+    for file in files:
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        (folder / file).touch()
+    return folder
+
+
+def test_the_model_is_chosen_among_what_the_folder_holds(tmp_path: Path) -> None:
+    onnx = [f"onnx/{part}{suffix}.onnx" for part in ("encoder_model", "decoder_model_merged")
+            for suffix in ("", "_quantized")]  # fmt: skip
+    both = model(tmp_path, *onnx, "ctranslate2-int8/model.bin", "model.safetensors")
+    assert list(available(both)) == [("onnx", "fp32"), ("onnx", "int8"), ("ctranslate2", "int8"), ("torch", "fp32")]
+    assert choose(both, None, None) == ("onnx", "fp32")
+    assert choose(both, None, "int8") == ("onnx", "int8")
+    assert choose(both, "ctranslate2", None) == ("ctranslate2", "int8")
+    assert choose(both, "torch", None) == ("torch", "fp32")
+    with pytest.raises(UserError, match="expected weights for openvino int8, found onnx fp32, onnx int8, ctranslate2"):
+        choose(both, "openvino", "int8")
+
+
+def test_a_folder_without_any_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="expected weights for any runtime, found none"):
+        choose(tmp_path, None, None)
+    with pytest.raises(UserError, match="expected a model folder, found none"):
+        choose(tmp_path / "nowhere", None, None)
+
+
+def test_choosing_an_export_imports_no_torch(tmp_path: Path) -> None:
+    folder = model(tmp_path, "onnx/encoder_model.onnx", "onnx/decoder_model_merged.onnx")
+    program = (
+        f"import sys, eval.transcribe; from pathlib import Path; from eval.runtimes.registry import choose; "
+        f"choose(Path({str(folder)!r}), None, None); assert not {{'torch', 'transformers'}} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
+
+
+@pytest.mark.parametrize("damage", ["missing", "empty", "cut", "text"])
+def test_broken_safetensors_are_one_line(tmp_path: Path, damage: str) -> None:
+    shutil.copytree(TEACHER, tmp_path / "model")
+    weights = tmp_path / "model" / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.unlink()
+    if damage != "missing":
+        weights.write_bytes({"empty": b"", "cut": whole[: len(whole) // 2], "text": b"version https://git-lfs"}[damage])
+    with pytest.raises(UserError, match="expected a Whisper checkpoint of config") as caught:
+        load_model(tmp_path / "model")
+    assert "\n" not in str(caught.value)
+
+
+def test_folders_are_read_in_order_and_an_empty_one_is_refused(tmp_path: Path) -> None:
+    for name in ("b/2.WAV", "b/1.flac", "b/notes.txt", "a.opus"):
+        model(tmp_path, name)
+    assert audio_files([tmp_path / "b", tmp_path / "a.opus"]) == [
+        tmp_path / "b" / "1.flac", tmp_path / "b" / "2.WAV", tmp_path / "a.opus"
+    ]  # fmt: skip
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="expected audio files in this folder, found none"):
+        audio_files([tmp_path / "empty"])
