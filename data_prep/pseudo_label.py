@@ -15,21 +15,21 @@ from tqdm import tqdm
 
 from data_prep.labels.batched_labelling import _agreed_size, _fits, _speed, label_batch, length_sorted, read_ahead
 from data_prep.labels.label_sets import copy_label_set
-from data_prep.labels.label_store import Label, finished_parts, is_merged, merge_parts, read_labels, write_part
-from data_prep.labels.labelling_teacher import Teacher
+from data_prep.labels.label_store import Label, finished_parts, merge_parts, read_labels, shards_complete, write_part
+from data_prep.labels.labelling_teacher import LabellingTeacher
 from data_prep.labels.reference_labels import reference_labels
 from eval.audio.recordings import SAMPLE_RATE
 from eval.audio.utterances import Utterance, read_utterances
 from recipes.core.errors import UserError, run_main
-from recipes.core.model_folder import model_folder
-from recipes.engine.stage_folder import Work, arguments, open_stage
-from recipes.schema.labels_section import Labels
+from recipes.core.model_folder import resolve_model_folder
+from recipes.engine.stage_folder import StageFolder, open_stage, parse_stage_arguments
+from recipes.schema.labels_section import LabelsSection
 from recipes.schema.recipe import Recipe
 
 
 def main() -> None:
     """Sort by length, divide among the processes, transcribe what is missing, merge."""
-    recipe, command = arguments("labels")
+    recipe, command = parse_stage_arguments("labels")
     if (section := recipe.labels) is None:
         raise UserError("labels: the recipe has no labels section; add `labels: {}` for its defaults")
     processes = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
@@ -44,7 +44,7 @@ def main() -> None:
                 write_part(work.folder, 0, reference_labels(recipe, utterances))
                 merge_parts(work.folder, len(utterances), section.shard_rows)
         else:
-            if not is_merged(work.folder, len(utterances)):
+            if not shards_complete(work.folder, len(utterances)):
                 label_all(recipe, section, work, utterances, processes)
             processes.wait_for_everyone()
             if main_process:
@@ -60,12 +60,12 @@ def main() -> None:
 
 
 def label_all(
-    recipe: Recipe, section: Labels, work: Work, utterances: Sequence[Utterance], processes: PartialState
+    recipe: Recipe, section: LabelsSection, work: StageFolder, utterances: Sequence[Utterance], processes: PartialState
 ) -> None:
     """Every utterance into a part file, each by one of the processes."""
     # 1. The teacher, one copy a process.
-    folder = model_folder(recipe.teacher.model)
-    teacher = Teacher(folder, recipe.teacher, section, processes.device)
+    folder = resolve_model_folder(recipe.teacher.model)
+    teacher = LabellingTeacher(folder, recipe.teacher, section, processes.device)
     _fits(utterances, teacher.format.window_samples / SAMPLE_RATE)
     # 2. Batches of like length; the longest first, so that memory trouble shows at once.
     size = _agreed_size(work, section, teacher, processes)

@@ -6,9 +6,9 @@ from pathlib import Path
 from huggingface_hub import HfApi
 
 from recipes.core.errors import UserError, run_main
-from recipes.core.hub import one_refusal, own_repository
+from recipes.core.hub import ensure_repository, hub_errors_as_user_errors
 from recipes.engine.freshness import read_record
-from recipes.schema.recipe import load
+from recipes.schema.recipe import load_recipe
 
 _CARD = """---
 configs:
@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument("repository", help="Hub id, owner/name")
     parser.add_argument("--public", action="store_true", help="for all to see; private otherwise")
     given = parser.parse_args()
-    recipe = load(given.recipe)
+    recipe = load_recipe(given.recipe)
     folder = recipe.root / "labels"
     record = read_record(folder)
     if record is None:
@@ -36,8 +36,8 @@ def main() -> None:
         rows=record["counts"]["utterances"], hours=record["metrics"]["audio_hours"], teacher=recipe.teacher.model
     )
     api = HfApi()
-    with one_refusal(f"push to {given.repository}"):
-        own_repository(api, given.repository, "dataset", private=not given.public)
+    with hub_errors_as_user_errors(f"push to {given.repository}"):
+        ensure_repository(api, given.repository, "dataset", private=not given.public)
         api.upload_file(
             path_or_fileobj=card.encode(), path_in_repo="README.md", repo_id=given.repository, repo_type="dataset"
         )

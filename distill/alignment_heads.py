@@ -3,10 +3,10 @@
 import argparse
 from pathlib import Path
 
-from distill.exporters.head_selection import CLIPS, RECORD, alignment_heads, write_heads
+from distill.exporters.head_selection import CLIPS, RECORD, select_alignment_heads, write_heads
 from eval.runtimes.torch_runtime import load_model
 from recipes.core.errors import UserError, run_main
-from recipes.schema.recipe import load
+from recipes.schema.recipe import load_recipe
 
 
 def main() -> None:
@@ -21,8 +21,10 @@ def main() -> None:
             f"{given.model}: expected a model folder of its own, found a stage's output, which this would make stale; "
             "copy it, or set export.alignment_clips and release"
         )
-    recipe = load(given.recipe, given.overrides)
-    choice = alignment_heads(recipe, load_model(given.model), given.model, recipe.export.alignment_clips or CLIPS)
+    recipe = load_recipe(given.recipe, given.overrides)
+    choice = select_alignment_heads(
+        recipe, load_model(given.model), given.model, recipe.export.alignment_clips or CLIPS
+    )
     write_heads(given.model, choice)
     print(f"{given.model}: heads {choice.heads}, {choice.error_ms:.0f} ms on {choice.strings} strings")
 

@@ -7,12 +7,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from distill.exporters.export_source import Student
+from distill.exporters.export_source import ExportSource
 from distill.exporters.folder_layout import write_layout
-from distill.exporters.head_selection import alignment_heads, write_heads
-from distill.exporters.layer_divergence import first_departure
-from distill.exporters.parity import Reference, compare
-from distill.exporters.registry import export
+from distill.exporters.head_selection import select_alignment_heads, write_heads
+from distill.exporters.layer_divergence import first_diverging_layer
+from distill.exporters.parity import TorchReference, compare_with_torch
+from distill.exporters.registry import write_artefacts
 from eval.audio.utterances import read_utterances
 from eval.decoding.transcriber import Transcriber
 from eval.runtimes.registry import open_runtime, weight_files
@@ -20,38 +20,38 @@ from eval.runtimes.torch_runtime import TorchRuntime, load_model
 from eval.scoring.error_rates import normalizer
 from recipes.core.atomic_files import write_json
 from recipes.core.errors import RunError, UserError, run_main
-from recipes.engine.flow import checkpoint
-from recipes.engine.stage_folder import arguments, open_stage
-from recipes.schema.export_section import Parity, Precision
+from recipes.engine.flow import student_folder
+from recipes.engine.stage_folder import open_stage, parse_stage_arguments
+from recipes.schema.export_section import ParityTolerance, Precision
 from recipes.schema.recipe import Recipe
 
 
 def main() -> None:
     """Write every precision, compare each with torch, refuse what departs too far."""
-    recipe, command = arguments("export")
+    recipe, command = parse_stage_arguments("export")
     section = recipe.export
     with open_stage(recipe, "export", command) as work:
         # 1. The folder other loaders expect: every JSON of the student, the graphs beside them.
-        source, folder = checkpoint(recipe), work.folder / "model"
+        source, folder = student_folder(recipe), work.folder / "model"
         write_layout(source, folder)
         model = load_model(source)
         if section.alignment_clips:
-            choice = alignment_heads(recipe, model, source, section.alignment_clips)
+            choice = select_alignment_heads(recipe, model, source, section.alignment_clips)
             write_heads(folder, choice)
             write_json(work.folder / "alignment.json", {"command": command, **asdict(choice)})
         train = [item.audio for item in read_utterances(recipe.root / "corpus", "train")]
-        student = Student(model, source, train, section.smooth_quant, recipe.teacher.language, recipe.teacher.task)
-        export(student, folder, section)
+        student = ExportSource(model, source, train, section.smooth_quant, recipe.teacher.language, recipe.teacher.task)
+        write_artefacts(student, folder, section)
         # 2. Torch's own encoder states, logits and texts.
         transcriber = Transcriber(TorchRuntime(student.model), source, recipe.teacher.language, recipe.teacher.task)
-        reference = Reference.take(
+        reference = TorchReference.take(
             transcriber, parity_clips(recipe), section.parity.max_tokens, normalizer("basic", source)
         )
         # 3. Each artefact beside them.
-        artefacts = [judged(artefact, folder, reference, section.parity) for artefact in section.artefacts]
+        artefacts = [judge_artefact(artefact, folder, reference, section.parity) for artefact in section.artefacts]
         for row in artefacts:
             if not row["kept"]:
-                found = first_departure(
+                found = first_diverging_layer(
                     student, row["runtime"], row["precision"], reference, row, row["tolerance"]["psnr_db"]
                 )
                 row["first_departure"] = str(found) if found else None
@@ -61,7 +61,7 @@ def main() -> None:
         )
         if failed := [row for row in artefacts if not row["kept"]]:
             raise RunError(
-                f"export: {'; '.join(departure(row) for row in failed)}; all figures in {work.folder / 'parity.json'}"
+                f"export: {'; '.join(describe_divergence(row) for row in failed)}; all figures in {work.folder / 'parity.json'}"
             )
         work.finish(
             counts={"artefacts": len(artefacts)},
@@ -69,12 +69,12 @@ def main() -> None:
         )
 
 
-def judged(
-    artefact: tuple[str, str, Precision], folder: Path, reference: Reference, tolerance: Parity
+def judge_artefact(
+    artefact: tuple[str, str, Precision], folder: Path, reference: TorchReference, tolerance: ParityTolerance
 ) -> dict[str, Any]:
     """One artefact's size, its distance from torch, and whether that is within the tolerance."""
     name, runtime, precision = artefact
-    row = compare(reference, open_runtime(runtime, folder, precision, threads=2), name)
+    row = compare_with_torch(reference, open_runtime(runtime, folder, precision, threads=2), name)
     limits = {
         "psnr_db": tolerance.min_psnr_db[precision],
         "equal_text": tolerance.min_equal_text[precision],
@@ -82,10 +82,10 @@ def judged(
     }
     size_mb = sum(file.stat().st_size for file in weight_files(runtime, folder, precision)) / 1e6
     identity = {"name": name, "runtime": runtime, "precision": precision, "size_mb": size_mb}
-    return {**identity, **row, "tolerance": limits, "kept": within(row, limits)}
+    return {**identity, **row, "tolerance": limits, "kept": within_tolerance(row, limits)}
 
 
-def within(row: dict[str, Any], limits: dict[str, float]) -> bool:
+def within_tolerance(row: dict[str, Any], limits: dict[str, float]) -> bool:
     """Whether all of an artefact's figures are."""
     wer = row["wer_increase"]
     return (
@@ -108,7 +108,7 @@ def parity_clips(recipe: Recipe) -> list[tuple[list[str], str | None]]:
     return [(item.audio, item.text) for item in chosen[:: max(1, len(chosen) // count)][:count]]
 
 
-def departure(row: dict[str, Any]) -> str:
+def describe_divergence(row: dict[str, Any]) -> str:
     """In words how far an artefact is from torch, and where that begins."""
     wer, limits = row["wer_increase"], row["tolerance"]
     figures = [

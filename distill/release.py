@@ -9,35 +9,35 @@ import argparse
 import shlex
 from pathlib import Path
 
-from distill.publishing.hub_push import push
+from distill.publishing.hub_push import push_release
 from distill.publishing.model_card import write_card
-from distill.publishing.release_folder import lay_out, released_files, verify, write_sums
+from distill.publishing.release_folder import build_release_folder, released_files, verify_checksums, write_checksums
 from recipes.core.errors import UserError, run_main
-from recipes.engine.flow import SPECS
+from recipes.engine.flow import STAGE_BY_NAME
 from recipes.engine.stage_folder import open_stage
-from recipes.schema.recipe import load
+from recipes.schema.recipe import load_recipe
 
 
 def main() -> None:
     """Make, push or verify a release."""
     given = _arguments()
     if given.verify is not None:
-        print(f"{given.verify}: {verify(given.verify)} files as released")
+        print(f"{given.verify}: {verify_checksums(given.verify)} files as released")
         return
-    recipe = load(given.recipe, given.overrides)
+    recipe = load_recipe(given.recipe, given.overrides)
     if recipe.release is None:
         raise UserError(
             f"recipe {given.recipe}: expected a release section, found none; add it, or give release.licence=..."
         )
     if given.push:
         again = shlex.join(["sottovoce", "run", str(given.recipe), *given.overrides])
-        push(recipe, given.repository, again)
+        push_release(recipe, given.repository, again)
         return
-    command = shlex.join([*SPECS["release"].command.split(), str(given.recipe), *given.overrides])
+    command = shlex.join([*STAGE_BY_NAME["release"].command.split(), str(given.recipe), *given.overrides])
     with open_stage(recipe, "release", command) as work:
-        lay_out(recipe, work.folder)
+        build_release_folder(recipe, work.folder)
         write_card(recipe, work.folder)
-        write_sums(work.folder)
+        write_checksums(work.folder)
         files = released_files(work.folder)
         work.finish(counts={"files": len(files), "bytes": sum(file.stat().st_size for file in files)})
     print(f"release: {work.final}")

@@ -7,37 +7,37 @@ and the last among them (Shleifer and Rush 2020; Gandhi et al. 2023, arXiv 2311.
 With `student.init: scratch` the shape alone is kept, and the weights are random.
 """
 
-from distill.models.cutting import cut, from_scratch, spaced_layers
-from distill.models.model_size import parameters_m
+from distill.models.cutting import cut_layers, reinitialise, spaced_layers
+from distill.models.model_size import count_parameters_m
 from distill.models.saving import save_model
 from eval.runtimes.torch_runtime import load_model
 from recipes.core.errors import run_main
-from recipes.core.model_folder import model_folder
-from recipes.engine.stage_folder import arguments, open_stage
+from recipes.core.model_folder import resolve_model_folder
+from recipes.engine.stage_folder import open_stage, parse_stage_arguments
 
 
 def main() -> None:
     """Load what is cut, cut it, carry its processors over."""
-    recipe, command = arguments("student")
+    recipe, command = parse_stage_arguments("student")
     with open_stage(recipe, "student", command) as work:
         section = recipe.student
-        folder = model_folder(*section.source(recipe.teacher.model))
-        teacher = load_model(model_folder(recipe.teacher.model))
+        folder = resolve_model_folder(*section.source(recipe.teacher.model))
+        teacher = load_model(resolve_model_folder(recipe.teacher.model))
         whole = load_model(folder)
         config = whole.config
         encoder = spaced_layers(config.encoder_layers, section.encoder_layers or config.encoder_layers, "encoder")
         decoder = spaced_layers(config.decoder_layers, section.decoder_layers, "decoder")
-        student = cut(whole, encoder, decoder)
+        student = cut_layers(whole, encoder, decoder)
         if section.init == "scratch":
-            student = from_scratch(student, recipe.seed)
+            student = reinitialise(student, recipe.seed)
         changed = len(decoder) < config.decoder_layers or section.init == "scratch"
         save_model(student, work.folder / "model", processors=folder, decoder_layers=decoder if changed else None)
         work.finish(
             metrics={
                 "encoder_layers_kept": encoder,
                 "decoder_layers_kept": decoder,
-                "teacher_parameters_m": parameters_m(teacher),
-                "student_parameters_m": parameters_m(student),
+                "teacher_parameters_m": count_parameters_m(teacher),
+                "student_parameters_m": count_parameters_m(student),
             }
         )
 

@@ -10,20 +10,20 @@ import argparse
 from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration
 
-from distill.data.examples import Drawing, predecessors
-from distill.data.training_batches import Collate, Order, training_batches
-from distill.data.vocabulary_map import Correspondence
-from distill.training.inputs import equip, split
+from distill.data.examples import ExampleSampler, previous_labels
+from distill.data.training_batches import BatchOrder, Collator, training_batches
+from distill.data.vocabulary_map import VocabularyMap
+from distill.training.inputs import build_collate, training_labels
 from distill.training.teacher_outputs import StoredTeacher
 from distill.training.trainer import Trainer
 from distill.training.validation import Validation
 from eval.audio.utterances import read_utterances
-from eval.runtimes.model_format import Format
+from eval.runtimes.model_format import ModelFormat
 from recipes.core.errors import UserError, run_main
-from recipes.core.model_folder import model_folder
-from recipes.engine.flow import checkpoint
-from recipes.engine.stage_folder import arguments, open_stage
-from recipes.schema.train_section import Train
+from recipes.core.model_folder import resolve_model_folder
+from recipes.engine.flow import student_folder
+from recipes.engine.stage_folder import open_stage, parse_stage_arguments
+from recipes.schema.train_section import TrainSection
 
 
 def main() -> None:
@@ -32,11 +32,11 @@ def main() -> None:
     parser.add_argument("--stage", choices=("train", "heal"), default="train")
     given, rest = parser.parse_known_args()
     stage: str = given.stage
-    recipe, command = arguments(stage, rest)
-    section: Train | None = getattr(recipe, stage)
+    recipe, command = parse_stage_arguments(stage, rest)
+    section: TrainSection | None = getattr(recipe, stage)
     if section is None:
         raise UserError(f"{stage}: the recipe has no such section; add `{stage}: {{}}` for its defaults")
-    partial, source = recipe.root / f"{stage}.partial", checkpoint(recipe, before=stage)
+    partial, source = recipe.root / f"{stage}.partial", student_folder(recipe, before=stage)
     accelerator = Accelerator(
         mixed_precision=section.precision, log_with=section.trackers or None,
         project_config=ProjectConfiguration(project_dir=str(partial), logging_dir=str(partial)),
@@ -44,24 +44,26 @@ def main() -> None:
     main_process = accelerator.is_main_process
     with open_stage(recipe, stage, command, main=main_process, wait=accelerator.wait_for_everyone) as work:
         # 1. Labels that quality kept, and how they become batches.
-        form = Format.load(source, recipe.teacher.language, recipe.teacher.task)
-        words = Correspondence.between(model_folder(recipe.teacher.model), source)
-        train, validation, too_long = split(recipe, stage, form, words)
-        collate = Collate(form.window_samples, form.end)
+        form = ModelFormat.load(source, recipe.teacher.language, recipe.teacher.task)
+        words = VocabularyMap.between(resolve_model_folder(recipe.teacher.model), source)
+        train, validation, too_long = training_labels(recipe, stage, form, words)
+        collate = Collator(form.window_samples, form.end)
         sample = Validation.sample(validation, section.validation_utterances, collate, source, recipe.teacher)
         # 2. Student, teacher and optimiser, where a killed run left them.
         trainer = Trainer(recipe, section, accelerator, work, sample)
         first_step = trainer.resume()
         # 3. The steps.
-        collate = equip(collate, recipe, section, trainer, train, words)
-        order = Order(
+        collate = build_collate(collate, recipe, section, trainer, train, words)
+        order = BatchOrder(
             train, section.batch_size, recipe.seed, section.source_weights, section.bucket_batches,
             section.curriculum_steps, by_seconds=section.full_window < 1,
         )  # fmt: skip
-        drawing = Drawing(
+        drawing = ExampleSampler(
             section.timestamps, section.previous_text, form.start_of_previous, form.max_length, recipe.seed
         )
-        before = predecessors(train, read_utterances(recipe.root / "corpus", "train")) if section.previous_text else {}
+        before = (
+            previous_labels(train, read_utterances(recipe.root / "corpus", "train")) if section.previous_text else {}
+        )
         batches = training_batches(
             order, drawing, before, collate, first_step=first_step, last_step=section.steps,
             rank=accelerator.process_index, world=accelerator.num_processes, workers=section.workers,

@@ -13,23 +13,30 @@ from tqdm import tqdm
 
 from eval.audio.utterances import read_utterances
 from eval.decoding.speculative import check_draft
-from eval.runtimes.model_format import Format
-from eval.runtimes.systems import systems
-from eval.scoring.conditions import Condition, alone, by_set, clean, long_form, noisy
+from eval.runtimes.model_format import ModelFormat
+from eval.runtimes.systems import list_systems
+from eval.scoring.conditions import (
+    Condition,
+    clean_condition,
+    clips_by_test_set,
+    long_form_conditions,
+    noise_only_condition,
+    noisy_conditions,
+)
 from eval.scoring.error_rates import normalizer
-from eval.scoring.listeners import Drafted, Listener
+from eval.scoring.listeners import DraftedTeacher, SystemTranscriber
 from eval.scoring.scorer import Scorer, Texts
 from recipes.core.atomic_files import write_json
 from recipes.core.errors import UserError, run_main
-from recipes.core.model_folder import model_folder
-from recipes.engine.flow import checkpoint
-from recipes.engine.stage_folder import arguments, open_stage
-from recipes.schema.eval_section import Eval
+from recipes.core.model_folder import resolve_model_folder
+from recipes.engine.flow import student_folder
+from recipes.engine.stage_folder import open_stage, parse_stage_arguments
+from recipes.schema.eval_section import EvalSection
 
 
 def main() -> None:
     """Transcribe with each system under each condition, score, compare with the teacher."""
-    recipe, command = arguments("eval")
+    recipe, command = parse_stage_arguments("eval")
     if (section := recipe.eval) is None:
         raise UserError("eval: the recipe has no eval section; add `eval: {}` for its defaults")
     with open_stage(recipe, "eval", command) as work:
@@ -41,35 +48,46 @@ def main() -> None:
                 "eval: expected test utterances with text, found none; add a test split or set `eval: null`"
             )
         # 2. The audio: as it is, under noise, noise alone, joined.
-        test, folder = clean(scored), model_folder(recipe.teacher.model)
+        test, folder = clean_condition(scored), resolve_model_folder(recipe.teacher.model)
         if section.draft:
-            check_draft(folder, checkpoint(recipe))
-        window = Format.load(folder, recipe.teacher.language, recipe.teacher.task).window_samples
-        noises = noisy(test, section.noise, recipe.seed) if section.noise else []
-        silence = alone(section.noise, window, recipe.seed) if section.noise else None
-        joined = long_form(test, section.long_form, recipe.seed) if section.long_form else []
+            check_draft(folder, student_folder(recipe))
+        window = ModelFormat.load(folder, recipe.teacher.language, recipe.teacher.task).window_samples
+        noises = noisy_conditions(test, section.noise, recipe.seed) if section.noise else []
+        silence = noise_only_condition(section.noise, window, recipe.seed) if section.noise else None
+        joined = long_form_conditions(test, section.long_form, recipe.seed) if section.long_form else []
         conditions = [test, *noises, *([silence] if silence else []), *joined]
         # 3. Texts, a system at a time.
-        judged = systems(recipe)
-        texts = {system.name: Listener(system, recipe, section).texts(conditions, work.folder) for system in judged}
+        judged = list_systems(recipe)
+        texts = {
+            system.name: SystemTranscriber(system, recipe, section).texts(conditions, work.folder) for system in judged
+        }
         drafted = None
         if section.draft:
-            drafted = Drafted(judged[0], judged[1], recipe, section).figures(test, texts[judged[0].name])
+            drafted = DraftedTeacher(judged[0], judged[1], recipe, section).figures(test, texts[judged[0].name])
         # 4. Counts with intervals, each system beside the teacher on the same audio.
         scorer = Scorer(section, recipe.seed, normalizer(section.normalizer, folder))
         rows = [
             {"name": system.name, "role": system.role, "runtime": system.runtime, "precision": system.precision}
-            | score(scorer, test, noises, silence, joined, texts[system.name], texts[judged[0].name])
+            | score_system(scorer, test, noises, silence, joined, texts[system.name], texts[judged[0].name])
             for system in tqdm(judged, "scores", unit="system")
         ]
         # 5. One file.
         result = {
-            "normalizer": section.normalizer, "bootstrap": section.bootstrap, "sets": list(by_set(test.clips)),
-            "command": command, "systems": rows, "samples": samples(test, texts, section.samples),
-            "noise": {"noises": sorted({clip.id.rpartition("-")[0] for clip in silence.clips[1:]}),
-                      "utterances": len(noises[0].clips)} if silence else None,
-            "long_form": described(section, joined) if joined else None, "draft": drafted,
-        }  # fmt: skip
+            "normalizer": section.normalizer,
+            "bootstrap": section.bootstrap,
+            "sets": list(clips_by_test_set(test.clips)),
+            "command": command,
+            "systems": rows,
+            "samples": sample_transcripts(test, texts, section.samples),
+            "noise": {
+                "noises": sorted({clip.id.rpartition("-")[0] for clip in silence.clips[1:]}),
+                "utterances": len(noises[0].clips),
+            }
+            if silence
+            else None,
+            "long_form": describe_long_form(section, joined) if joined else None,
+            "draft": drafted,
+        }
         write_json(work.folder / "wer.json", result)
         work.finish(
             counts={"test": len(utterances), "without_reference": len(utterances) - len(scored)},
@@ -77,7 +95,7 @@ def main() -> None:
         )
 
 
-def score(
+def score_system(
     scorer: Scorer, test: Condition, noises: Sequence[Condition], silence: Condition | None,
     joined: Sequence[Condition], mine: Texts, teachers: Texts,
 ) -> dict[str, Any]:  # fmt: skip
@@ -92,7 +110,7 @@ def score(
     }
 
 
-def described(section: Eval, joined: Sequence[Condition]) -> dict[str, Any]:
+def describe_long_form(section: EvalSection, joined: Sequence[Condition]) -> dict[str, Any]:
     """What the long recordings are."""
     assert section.long_form is not None
     clips = joined[0].clips
@@ -102,17 +120,17 @@ def described(section: Eval, joined: Sequence[Condition]) -> dict[str, Any]:
         "modes": list(section.long_form.modes),
         "sets": {
             name: {"recordings": len(places), "minutes": sum(clips[index].seconds for index in places) / 60}
-            for name, places in by_set(clips).items()
+            for name, places in clips_by_test_set(clips).items()
         },
     }
 
 
-def samples(test: Condition, texts: dict[str, Texts], count: int) -> list[dict[str, Any]]:
+def sample_transcripts(test: Condition, texts: dict[str, Texts], count: int) -> list[dict[str, Any]]:
     """Transcripts for the report, evenly spaced over each test set."""
     return [
         {"id": test.clips[index].id, "set": name, "reference": test.clips[index].text,
          "texts": {system: said[""][index] for system, said in texts.items()}}
-        for name, chosen in by_set(test.clips).items()
+        for name, chosen in clips_by_test_set(test.clips).items()
         for index in (chosen[:: max(1, len(chosen) // count)][:count] if count else [])
     ]  # fmt: skip
 

@@ -16,9 +16,9 @@ from typing import Any
 from eval.audio.utterances import read_utterances
 from eval.scoring.error_rates import Interval, count_errors, macro_bootstrap, normalizer
 from recipes.core.errors import RunError, UserError, run_main
-from recipes.core.model_folder import model_folder
+from recipes.core.model_folder import resolve_model_folder
 from recipes.engine.freshness import read_record
-from recipes.schema.teacher_section import Teacher
+from recipes.schema.teacher_section import TeacherSection
 
 TOLERANCE = 0.1
 """Share; repeated benchmarks of one artefact on a quiet machine lie within it."""
@@ -47,8 +47,8 @@ class Run:
         """By test set the normalised references and what the system said, utterances in the corpus's order."""
         record = read_record(self.folder / "eval")
         assert record is not None
-        teacher = Teacher.model_validate(record["recipe"]["teacher"])
-        normalize = normalizer(self.report["accuracy"]["normalizer"], model_folder(teacher.model))
+        teacher = TeacherSection.model_validate(record["recipe"]["teacher"])
+        normalize = normalizer(self.report["accuracy"]["normalizer"], resolve_model_folder(teacher.model))
         scored = [item for item in read_utterances(self.folder / "corpus", "test") if item.text]
         said = json.loads((self.folder / "eval" / f"hypotheses-{system}.json").read_text())
         found: dict[str, list[tuple[str, str]]] = {}
@@ -57,7 +57,7 @@ class Run:
         return found
 
 
-def compare(runs: Sequence[Run]) -> dict[str, Any]:
+def compare_runs(runs: Sequence[Run]) -> dict[str, Any]:
     """Every system of every run beside the system of its name in the first run."""
     first = runs[0]
     rows = []
@@ -112,7 +112,7 @@ def _wer_difference(first: Run, run: Run, name: str) -> Interval | None:
     return macro_bootstrap(*counted, resamples=1000, seed=0)
 
 
-def table(result: Mapping[str, Any]) -> str:
+def comparison_table(result: Mapping[str, Any]) -> str:
     """The comparison as aligned text."""
     head = f"{'run':<24} {'system':<20} {'WER %':>7} {'to first, points':>20} {'clip p50':>10} {'speed-up':>9} "
     lines = [head + f"{'memory':>9} {'size':>9}  regressions"]
@@ -141,8 +141,8 @@ def main() -> None:
     given = parser.parse_args()
     if len(given.runs) < 2:
         raise UserError(f"runs: expected at least two run folders, found {len(given.runs)}; such as runs/a runs/b")
-    result = compare([Run.open(folder) for folder in given.runs])
-    print(json.dumps(result, indent=2) if given.format == "json" else table(result))
+    result = compare_runs([Run.open(folder) for folder in given.runs])
+    print(json.dumps(result, indent=2) if given.format == "json" else comparison_table(result))
     sys.stdout.flush()
     if given.strict and (worse := [row for row in result["rows"] if row.get("regressions")]):
         raise RunError(f"{len(worse)} systems regressed: {', '.join(row['system'] for row in worse)}")

@@ -13,7 +13,7 @@ from functools import partial
 from http.server import ThreadingHTTPServer
 from pathlib import Path
 
-from eval.page.site import Handler, _name, precisions, site, write
+from eval.page.site import Handler, _name, build_site, onnx_precisions, write_site
 from eval.page.web_packages import web_packages
 from eval.runtimes.onnx_runtime import SUFFIX
 from recipes.core.errors import UserError, run_main
@@ -22,12 +22,12 @@ from recipes.core.errors import UserError, run_main
 def main() -> None:
     """Serve the page, or write it to a folder."""
     given = _arguments()
-    found = precisions(given.folder, given.precision)
+    found = onnx_precisions(given.folder, given.precision)
     name = given.name or _name(given.folder)
-    content = site(given.folder, web_packages(given.packages), found, name, offline=given.static is not None)
+    content = build_site(given.folder, web_packages(given.packages), found, name, offline=given.static is not None)
     said = ", ".join(f"{item['name']} {item['mb']:.3g} MB" for item in found)
     if given.static is not None:
-        size = write(content, given.static)
+        size = write_site(content, given.static)
         print(f"{given.static}: {name} ({said}), {len(content)} files, {size / 1e6:.1f} MB; put it on any https host")
         return
     try:

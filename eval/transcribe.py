@@ -13,12 +13,12 @@ from tqdm import tqdm
 
 from eval.audio.recordings import AUDIO_SUFFIXES, SAMPLE_RATE, AudioError, read_audio
 from eval.decoding.long_form import Mode, transcribe_long
-from eval.decoding.memory_batches import Row, within_memory, work
-from eval.decoding.subtitles import Cue, subtitles
+from eval.decoding.memory_batches import Row, run_worker, transcribe_within_memory
+from eval.decoding.subtitles import Cue, format_subtitles
 from eval.decoding.transcribe_arguments import arguments
 from eval.decoding.transcriber import Transcriber, Transcript
 from eval.runtimes.interface import Runtime
-from eval.runtimes.registry import choose, open_runtime
+from eval.runtimes.registry import choose_artefact, open_runtime
 from recipes.core.errors import RunError, UserError, run_main
 
 if TYPE_CHECKING:
@@ -32,16 +32,18 @@ def main() -> None:
         _check_draft(given)
     if given.words and given.runtime is None:
         given.runtime = "torch"  # an export's graphs hold no attention weights
-    given.runtime, given.precision = choose(given.model, given.runtime, given.precision)
+    given.runtime, given.precision = choose_artefact(given.model, given.runtime, given.precision)
     paths = audio_files(given.audio)
     if given.work is not None:  # as the process that `within_memory` starts
         start, most = given.work
         transcriber = _open(given)
-        work(paths, given.memory_mb, start, most, lambda clips: transcribe(transcriber, clips, given))
+        run_worker(paths, given.memory_mb, start, most, lambda clips: transcribe(transcriber, clips, given))
         _tell_acceptance(transcriber)
         return
     again = [sys.executable, "-m", "eval.transcribe", *sys.argv[1:], "--work"]
-    rows = within_memory(again, len(paths), given.memory_mb) if given.memory_mb else _one_by_one(paths, given)
+    rows = (
+        transcribe_within_memory(again, len(paths), given.memory_mb) if given.memory_mb else _one_by_one(paths, given)
+    )
     failed = 0
     bar = tqdm(rows, "transcribe", len(paths), unit="file", disable=len(paths) == 1)
     for path, row in zip(paths, bar, strict=True):
@@ -182,7 +184,7 @@ def _show(path: Path, row: dict[str, Any], given: argparse.Namespace) -> None:
         file = path.with_suffix(f".{given.format}") if given.out is None else given.out / f"{path.stem}.{given.format}"
         cues = _cues(row)
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(subtitles(cues, given.format), encoding="utf-8")
+        file.write_text(format_subtitles(cues, given.format), encoding="utf-8")
         print(file, flush=True)
     elif given.format == "json":
         print(json.dumps(row, ensure_ascii=False), flush=True)

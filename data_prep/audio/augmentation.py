@@ -11,24 +11,24 @@ import numpy as np
 import soxr
 import torch
 
-from eval.audio.noise import level, load_noise, recordings, with_noise
+from eval.audio.noise import add_noise, load_noise, noise_files, root_mean_square
 from eval.audio.recordings import SAMPLE_RATE
-from recipes.schema.train_section import Augment
+from recipes.schema.train_section import AugmentOptions
 
 
 @dataclass(frozen=True)
 class Augmentation:
     """Draws changes for clips; safe to copy into data-loading processes."""
 
-    settings: Augment
+    settings: AugmentOptions
     seed: int
     noises: tuple[str, ...]
     rooms: tuple[str, ...]
 
     @classmethod
-    def of(cls, settings: Augment, seed: int) -> "Augmentation":
+    def of(cls, settings: AugmentOptions, seed: int) -> "Augmentation":
         """With the recordings that the recipe's folders hold; UserError for a folder without any."""
-        found = [recordings(f"train.augment.{key}", getattr(settings, key)) for key in ("noise", "rooms")]
+        found = [noise_files(f"train.augment.{key}", getattr(settings, key)) for key in ("noise", "rooms")]
         return cls(settings, seed, *found)
 
     def __call__(self, clip: np.ndarray, name: str, epoch: int) -> np.ndarray:
@@ -40,7 +40,7 @@ class Augmentation:
             clip = _in_room(clip, load_noise(str(draw.choice(self.rooms))))
         if self.noises and draw.random() < settings.noise_share:
             noise = load_noise(str(draw.choice(self.noises)))
-            clip = with_noise(clip, noise, draw.uniform(*settings.snr_db), int(draw.integers(len(noise))))
+            clip = add_noise(clip, noise, draw.uniform(*settings.snr_db), int(draw.integers(len(noise))))
         return clip.astype(np.float32)
 
     def mask(self, mel_BFT: torch.Tensor, draws: Sequence[tuple[str, int, float]]) -> torch.Tensor:
@@ -76,4 +76,4 @@ def _in_room(clip: np.ndarray, impulse: np.ndarray) -> np.ndarray:
     direct = int(np.abs(impulse).argmax())
     size = len(clip) + len(impulse) - 1
     heard = np.fft.irfft(np.fft.rfft(clip, size) * np.fft.rfft(impulse, size), size)[direct : direct + len(clip)]
-    return heard * (level(clip) / max(level(heard), 1e-8))
+    return heard * (root_mean_square(clip) / max(root_mean_square(heard), 1e-8))

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from eval.audio.recordings import SAMPLE_RATE, Reference, clock
+from eval.audio.recordings import SAMPLE_RATE, AudioReference, format_seconds
 from eval.audio.utterances import Utterance
 
 FRAME = 512 / SAMPLE_RATE
@@ -106,13 +106,13 @@ def _best_cut(probability: np.ndarray, silent: np.ndarray) -> int:
     return int(starts[longest] + ends[longest]) // 2
 
 
-def split(item: Utterance, probability: np.ndarray, longest: float) -> list[Utterance]:
+def split_recording(item: Utterance, probability: np.ndarray, longest: float) -> list[Utterance]:
     """A long recording as utterances of its pieces; the transcript of the whole belongs to none of them."""
     (audio,) = item.audio
-    whole = Reference.parse(audio)
+    whole = AudioReference.parse(audio)
     pieces = []
     for start, end in split_points(probability, item.seconds, longest):
-        name = f"{item.id}#t={clock(start)},{clock(end)}"
+        name = f"{item.id}#t={format_seconds(start)},{format_seconds(end)}"
         piece = str(replace(whole, seconds=(start, end)))
         length = end - start
         pieces.append(
@@ -121,7 +121,7 @@ def split(item: Utterance, probability: np.ndarray, longest: float) -> list[Utte
     return pieces
 
 
-def pack(utterances: Sequence[Utterance], longest: float) -> list[Utterance]:
+def pack_utterances(utterances: Sequence[Utterance], longest: float) -> list[Utterance]:
     """Neighbours of one source, split, speaker and language joined while they fit; all others as they are.
 
     An utterance without a speaker is joined to nothing but its own recording's pieces.
@@ -137,7 +137,7 @@ def pack(utterances: Sequence[Utterance], longest: float) -> list[Utterance]:
 
 def _may_join(before: Utterance, item: Utterance, longest: float) -> bool:
     alike = all(getattr(before, key) == getattr(item, key) for key in ("source", "split", "speaker", "language"))
-    known = item.speaker is not None or recording(before.parts[-1]) == recording(item.id)
+    known = item.speaker is not None or recording_id(before.parts[-1]) == recording_id(item.id)
     # A transcript for one half alone would be a wrong reference for the whole.
     both = (before.text is None) == (item.text is None)
     return alike and known and both and before.seconds + item.seconds <= longest
@@ -152,6 +152,6 @@ def _join(before: Utterance, item: Utterance) -> Utterance:
     )  # fmt: skip
 
 
-def recording(name: str) -> str:
+def recording_id(name: str) -> str:
     """The id of the recording that an utterance is a part of: its own unless it was split."""
     return name.split("#t=")[0]

@@ -6,7 +6,7 @@ import psutil
 import torch
 
 if TYPE_CHECKING:
-    from data_prep.labels.labelling_teacher import Teacher
+    from data_prep.labels.labelling_teacher import LabellingTeacher
 import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,14 +22,14 @@ from data_prep.labels.label_store import (
     Decoding,
     Label,
 )
-from data_prep.labels.labelling_teacher import Heard, Teacher
+from data_prep.labels.labelling_teacher import LabellingTeacher, TeacherOutput
 from eval.audio.recordings import AudioError, read_audio
 from eval.audio.utterances import Utterance
 from eval.runtimes.process_memory import out_of_memory
 from recipes.core.atomic_files import write_json
 from recipes.core.errors import UserError
-from recipes.engine.stage_folder import Work
-from recipes.schema.labels_section import Labels
+from recipes.engine.stage_folder import StageFolder
+from recipes.schema.labels_section import LabelsSection
 
 SHARE = 0.7
 """Of free memory that a batch may fill; the rest is for fragments, decoded audio and other processes."""
@@ -38,16 +38,16 @@ LARGEST = 256
 """Clips; beyond it nothing is gained: the arithmetic units are full."""
 
 
-def batch_size(teacher: "Teacher") -> int:
+def teacher_batch_size(teacher: "LabellingTeacher") -> int:
     """Clips whose encoder pass, caches and logits fit in free memory, a power of two from 1 to 256."""
     free = _free(teacher.device) * SHARE
     size = LARGEST
-    while size > 1 and size * clip_bytes(teacher) > free:
+    while size > 1 and size * bytes_per_clip(teacher) > free:
         size //= 2
     return size
 
 
-def clip_bytes(teacher: "Teacher") -> float:
+def bytes_per_clip(teacher: "LabellingTeacher") -> float:
     """Peak bytes a clip: the larger of the encoder's activations and the decoder's caches with its logits."""
     config, weight = teacher.model.config, teacher.model.dtype.itemsize
     width, positions = config.d_model, config.max_source_positions
@@ -74,10 +74,12 @@ def length_sorted(utterances: Sequence[Utterance], size: int) -> list[list[Utter
     return [ordered[start : start + size] for start in range(0, len(ordered), size)]
 
 
-def label_batch(teacher: Teacher, batch: Sequence[Utterance], clips: Sequence[np.ndarray | str]) -> list[Label]:
+def label_batch(
+    teacher: LabellingTeacher, batch: Sequence[Utterance], clips: Sequence[np.ndarray | str]
+) -> list[Label]:
     """Labels of a batch; a clip that could not be read is named in its label. Out of memory, halves are tried."""
     good = {index: clip for index, clip in enumerate(clips) if not isinstance(clip, str)}
-    heard: list[Heard] = []
+    heard: list[TeacherOutput] = []
     try:
         if good:
             names, languages = [batch[index].id for index in good], [batch[index].language for index in good]
@@ -117,11 +119,13 @@ def _fits(utterances: Sequence[Utterance], window: float) -> None:
         )
 
 
-def _agreed_size(work: Work, section: Labels, teacher: Teacher, processes: PartialState) -> int:
+def _agreed_size(work: StageFolder, section: LabelsSection, teacher: LabellingTeacher, processes: PartialState) -> int:
     """The batch size, the same for all processes and for a run that goes on."""
     plan = work.folder / "plan.json"
     if processes.is_main_process and not plan.is_file():
-        write_json(plan, {"batch_size": section.batch_size if section.batch_size != "auto" else batch_size(teacher)})
+        write_json(
+            plan, {"batch_size": section.batch_size if section.batch_size != "auto" else teacher_batch_size(teacher)}
+        )
     processes.wait_for_everyone()
     return int(json.loads(plan.read_text())["batch_size"])
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from huggingface_hub import snapshot_download
 
-from data_prep.labels.label_store import Label, merge_parts, read_labels, shards, write_part
+from data_prep.labels.label_store import Label, merge_parts, read_labels, shard_files, write_part
 from eval.audio.utterances import Utterance
 from recipes.core.errors import UserError
-from recipes.core.hub import REFUSED
+from recipes.core.hub import HUB_ERRORS
 
 
 def copy_label_set(source: str, utterances: Sequence[Utterance], folder: Path) -> None:
@@ -23,7 +23,7 @@ def copy_label_set(source: str, utterances: Sequence[Utterance], folder: Path) -
     Raises UserError when the set is not there or lacks an utterance.
     """
     place = Path(source) if Path(source).is_dir() else _from_hub(source)
-    if not shards(place):
+    if not shard_files(place):
         raise UserError(
             f"labels.source: expected labels-NNNNN.parquet in {place}, found none; give a finished label set"
         )
@@ -48,7 +48,7 @@ def _moved(label: Label, item: Utterance) -> Label:
 def _from_hub(source: str) -> Path:
     try:
         return Path(snapshot_download(source, repo_type="dataset", allow_patterns=["labels-*.parquet"]))
-    except REFUSED as error:
+    except HUB_ERRORS as error:
         raise UserError(
             f"labels.source {source}: no such folder, and the Hub did not give it ({type(error).__name__}); "
             "correct the path, or check the id, the network and the access token"

@@ -16,14 +16,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from recipes.core.atomic_files import write_beside
+from recipes.core.atomic_files import atomic_write
 
 SCHEMA_VERSION = 2
 """1 had one audio path, no distribution and the verdict in the row; it is not read any more."""
 
 
 @dataclass(frozen=True)
-class Distribution:
+class TokenDistribution:
     """The teacher over the vocabulary at each predicted token, given the tokens before.
 
     With logits z, the K largest are kept, and of the others log(sum(exp(z / T))): enough for an exact softmax at
@@ -54,7 +54,7 @@ class Decoding:
     """0 for greedy; a sampling temperature where the greedy text was degenerate."""
     ended: bool
     """Whether the teacher wrote the end of text before its length limit."""
-    distribution: Distribution | None = field(default=None, compare=False)
+    distribution: TokenDistribution | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class Label:
 _DECODINGS = ("plain", "timed")
 
 
-def schema(temperature: float = 2.0) -> pa.Schema:
+def label_schema(temperature: float = 2.0) -> pa.Schema:
     """The Parquet schema; version and tail temperature in the metadata."""
     text, number, texts = pa.string(), pa.float64(), pa.list_(pa.string())
     decoding = pa.struct(
@@ -115,8 +115,8 @@ def write_part(folder: Path, number: int, labels: Sequence[Label], temperature: 
     """One batch's labels as parts/part-NUMBER.parquet."""
     parts = folder / "parts"
     parts.mkdir(exist_ok=True)
-    with write_beside(parts / f"part-{number:07d}.parquet") as beside:
-        pq.write_table(pa.Table.from_pylist([_row(label) for label in labels], schema(temperature)), beside)
+    with atomic_write(parts / f"part-{number:07d}.parquet") as beside:
+        pq.write_table(pa.Table.from_pylist([_row(label) for label in labels], label_schema(temperature)), beside)
 
 
 def finished_parts(folder: Path) -> set[int]:
@@ -132,12 +132,12 @@ def merge_parts(folder: Path, count: int, shard_rows: int) -> None:
     Batches are cut from one sorted list, so the result does not depend on batch size, process count or interruptions.
     One shard is in memory at a time. Parts are removed once all shards stand, so a merge that is killed is begun again.
     """
-    if is_merged(folder, count):
+    if shards_complete(folder, count):
         shutil.rmtree(folder / "parts", ignore_errors=True)
         return
     files = sorted(folder.glob("parts/part-*.parquet"))
     seen: set[str] = set()
-    rows, number = schema().empty_table(), 0
+    rows, number = label_schema().empty_table(), 0
     for file in [*files, None]:
         if file is not None:
             part = pq.read_table(file)
@@ -146,26 +146,26 @@ def merge_parts(folder: Path, count: int, shard_rows: int) -> None:
             seen.update(names)
             rows = pa.concat_tables([rows, part]) if rows.num_rows else part
         while rows.num_rows >= shard_rows or (file is None and rows.num_rows):
-            with write_beside(folder / f"labels-{number:05d}.parquet") as beside:
+            with atomic_write(folder / f"labels-{number:05d}.parquet") as beside:
                 pq.write_table(rows.slice(0, shard_rows).combine_chunks(), beside)
             rows, number = rows.slice(shard_rows), number + 1
     assert len(seen) == count, f"{count} utterances, {len(seen)} labels"
     shutil.rmtree(folder / "parts", ignore_errors=True)
 
 
-def is_merged(folder: Path, count: int) -> bool:
+def shards_complete(folder: Path, count: int) -> bool:
     """Whether the shards of `count` utterances stand already."""
-    return count > 0 and sum(pq.read_metadata(file).num_rows for file in shards(folder)) == count
+    return count > 0 and sum(pq.read_metadata(file).num_rows for file in shard_files(folder)) == count
 
 
-def shards(folder: Path) -> list[Path]:
+def shard_files(folder: Path) -> list[Path]:
     """The shard files of a finished label set, in order."""
     return sorted(folder.glob("labels-*.parquet"))
 
 
 def read_labels(folder: Path, *, distributions: bool = False) -> list[Label]:
     """All rows of a finished label set; the stored logits only when asked for."""
-    return [label for file in shards(folder) for label in _read(file, distributions)]
+    return [label for file in shard_files(folder) for label in _read(file, distributions)]
 
 
 def _read(file: Path, distributions: bool) -> Iterator[Label]:
@@ -196,7 +196,7 @@ def _decoding(row: dict[str, Any] | None) -> Decoding | None:
     distribution = None
     if rest is not None:
         shape = (len(rest), -1)
-        distribution = Distribution(
+        distribution = TokenDistribution(
             np.array(ids, np.int32).reshape(shape), np.array(logits, np.float32).reshape(shape),
             np.array(rest, np.float32),
         )  # fmt: skip

@@ -17,17 +17,17 @@ from transformers import DynamicCache, EncoderDecoderCache, StaticCache
 from transformers.generation.logits_process import WhisperTimeStampLogitsProcessor
 
 from data_prep.audio.torch_log_mel import LogMel
-from data_prep.labels.label_store import Decoding, Distribution
-from eval.runtimes.model_format import Format, load_tokenizer, no_speech_token
+from data_prep.labels.label_store import Decoding, TokenDistribution
+from eval.runtimes.model_format import ModelFormat, load_tokenizer, no_speech_token
 from eval.runtimes.torch_runtime import load_teacher
 from eval.scoring.error_rates import compression_ratio
 from recipes.core.errors import UserError
-from recipes.schema.labels_section import Labels
-from recipes.schema.teacher_section import Teacher as TeacherSection
+from recipes.schema.labels_section import LabelsSection
+from recipes.schema.teacher_section import TeacherSection as TeacherSection
 
 
 @dataclass(frozen=True)
-class Heard:
+class TeacherOutput:
     """What the teacher made of one clip."""
 
     language: str | None
@@ -45,13 +45,13 @@ class _Draft:
     kept: list[tuple[np.ndarray, np.ndarray, float]] = field(default_factory=list)
 
 
-class Teacher:
+class LabellingTeacher:
     """A Whisper model that labels; greedy first, sampling where that is degenerate."""
 
-    def __init__(self, folder: Path, teacher: TeacherSection, labels: Labels, device: torch.device):
+    def __init__(self, folder: Path, teacher: TeacherSection, labels: LabelsSection, device: torch.device):
         self.model = load_teacher(folder, device, labels.precision, labels.quantize, labels.attention)
         self.device, self.labels, self.language = device, labels, teacher.language
-        self.format = Format.load(folder, teacher.language, teacher.task)
+        self.format = ModelFormat.load(folder, teacher.language, teacher.task)
         self.tokenizer = load_tokenizer(folder)
         self.log_mel = LogMel(self.format.mel_bins).to(device)
         self.no_speech = no_speech_token(self.tokenizer)
@@ -64,7 +64,7 @@ class Teacher:
     @torch.inference_mode()
     def __call__(
         self, clips: Sequence[np.ndarray], names: Sequence[str], languages: Sequence[str | None]
-    ) -> list[Heard]:
+    ) -> list[TeacherOutput]:
         """Clips of samples [N]; names seed the sampling, so that a label depends on its own utterance alone."""
         encoder_BSD = self.encode(clips)
         codes = self._languages(encoder_BSD, languages)
@@ -73,7 +73,7 @@ class Teacher:
         timed: list[Decoding] | list[None] = [None] * len(clips)
         if self.labels.timestamps:
             _, timed = self._decode(encoder_BSD, prompt_BL[:, :-1], names, timestamps=True)
-        return [Heard(*row) for row in zip(codes, plain, timed, no_speech_B, strict=True)]
+        return [TeacherOutput(*row) for row in zip(codes, plain, timed, no_speech_B, strict=True)]
 
     def encode(self, clips: Sequence[np.ndarray]) -> torch.Tensor:
         """Encoder states [B, S, D]."""
@@ -196,7 +196,7 @@ class Teacher:
         logprob_B = (logits_BV.gather(1, next_B[:, None])[:, 0] - logits_BV.logsumexp(dim=1)).tolist()
         kept = None
         if self.top_k:
-            kept = [part.cpu().numpy() for part in split_tail(logits_BV, self.top_k, self.labels.temperature)]
+            kept = [part.cpu().numpy() for part in top_k_with_tail(logits_BV, self.top_k, self.labels.temperature)]
         for index, (draft, token) in enumerate(zip(drafts, next_B.tolist(), strict=True)):
             if draft.tokens and draft.tokens[-1] == self.format.end:
                 continue
@@ -209,7 +209,7 @@ class Teacher:
         distribution = None
         if draft.kept:
             ids, logits, rest = (np.stack(part) for part in zip(*draft.kept, strict=True))
-            distribution = Distribution(ids.astype(np.int32), logits, rest)
+            distribution = TokenDistribution(ids.astype(np.int32), logits, rest)
         tokens = prompt.tolist() + draft.tokens
         mean = float(np.mean(draft.logprobs)) if draft.logprobs else 0.0
         ended = tokens[-1] == self.format.end
@@ -230,7 +230,9 @@ class Teacher:
         return "".join(parts).strip()
 
 
-def split_tail(logits_BV: torch.Tensor, k: int, temperature: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def top_k_with_tail(
+    logits_BV: torch.Tensor, k: int, temperature: float
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Ids [B, K] and values [B, K] of the K largest logits, and log(sum(exp(z / T))) of all others [B]."""
     values_BK, ids_BK = logits_BV.topk(k, dim=1)
     others_BV = logits_BV.scatter(1, ids_BK, -torch.inf)

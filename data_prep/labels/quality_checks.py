@@ -11,10 +11,10 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from data_prep.labels.label_store import Label, read_labels
-from eval.decoding.repetition import repeats
-from eval.scoring.error_rates import Errors, Normalize, compression_ratio, count_errors, normalizer
-from recipes.core.model_folder import model_folder
-from recipes.schema.quality_section import Quality
+from eval.decoding.repetition import count_repeats
+from eval.scoring.error_rates import ErrorCounts, Normalize, compression_ratio, count_errors, normalizer
+from recipes.core.model_folder import resolve_model_folder
+from recipes.schema.quality_section import QualitySection
 from recipes.schema.recipe import Recipe
 
 UNSPACED = frozenset({"zh", "yue", "ja", "th", "lo", "my", "km", "bo"})
@@ -24,7 +24,7 @@ EXAMPLES = 10
 
 
 @dataclass(frozen=True)
-class Signals:
+class LabelSignals:
     """What is known of one label without listening to it."""
 
     edits: int | None
@@ -45,18 +45,18 @@ class Signals:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class QualityVerdict:
     """One row of quality.parquet."""
 
     id: str
     kept: bool
     reason: str | None
-    signals: Signals
+    signals: LabelSignals
 
 
-def normalizers_for(recipe: Recipe) -> Callable[[str | None], Normalize]:
+def normalizer_by_language(recipe: Recipe) -> Callable[[str | None], Normalize]:
     """The text normaliser of a language."""
-    folder, name = model_folder(recipe.teacher.model), recipe.quality.normalizer
+    folder, name = resolve_model_folder(recipe.teacher.model), recipe.quality.normalizer
     if name != "auto":
         chosen = normalizer(name, folder)
         return lambda _language: chosen
@@ -65,22 +65,24 @@ def normalizers_for(recipe: Recipe) -> Callable[[str | None], Normalize]:
     return lambda language: english if language in ("en", None) else basic
 
 
-def measure(label: Label, normalize: Normalize) -> Signals:
+def measure_label(label: Label, normalize: Normalize) -> LabelSignals:
     """The signals of one label."""
     text = label.text
-    errors = count(label.reference, text, normalize, label.language)
-    return Signals(
+    errors = count_label_errors(label.reference, text, normalize, label.language)
+    return LabelSignals(
         edits=int(errors.total[0]) if errors else None,
         units=int(errors.units[0]) if errors else None,
         mean_logprob=label.plain.mean_logprob,
         compression_ratio=compression_ratio(text),
-        repeats=repeats(text.split() if label.language not in UNSPACED else list(text)),
+        repeats=count_repeats(text.split() if label.language not in UNSPACED else list(text)),
         characters_per_second=len(text) / label.seconds if label.seconds else 0.0,
         no_speech_prob=label.no_speech_prob,
     )
 
 
-def count(reference: str | None, text: str, normalize: Normalize, language: str | None) -> Errors | None:
+def count_label_errors(
+    reference: str | None, text: str, normalize: Normalize, language: str | None
+) -> ErrorCounts | None:
     """Edits between the texts, in characters for an unspaced language; None without a reference.
 
     Both pass the same normaliser, which folds case as far as the script has any.
@@ -94,7 +96,7 @@ def count(reference: str | None, text: str, normalize: Normalize, language: str 
     return count_errors([wanted], [said], characters=characters)
 
 
-def judge(label: Label, signals: Signals, quality: Quality, guess: float = -1.0) -> Verdict:
+def judge_label(label: Label, signals: LabelSignals, quality: QualitySection, guess: float = -1.0) -> QualityVerdict:
     """Kept, or the first reason why not."""
     tests: list[tuple[str, bool]] = [
         (f"no label: {label.error}", label.error is not None),
@@ -118,10 +120,10 @@ def judge(label: Label, signals: Signals, quality: Quality, guess: float = -1.0)
         silent = signals.no_speech_prob > quality.max_no_speech and signals.mean_logprob < guess
         tests.append((f"no speech above {quality.max_no_speech:g}", silent))
     reason = next((name for name, failed in tests if failed), None)
-    return Verdict(label.id, reason is None, reason, signals)
+    return QualityVerdict(label.id, reason is None, reason, signals)
 
 
-def summarise(labels: Sequence[Label], verdicts: Sequence[Verdict]) -> dict[str, Any]:
+def summarise_quality(labels: Sequence[Label], verdicts: Sequence[QualityVerdict]) -> dict[str, Any]:
     """Everything the report shows of the labels' quality."""
     pairs = list(zip(labels, verdicts, strict=True))
     hours = {True: 0.0, False: 0.0}
@@ -146,18 +148,18 @@ def summarise(labels: Sequence[Label], verdicts: Sequence[Verdict]) -> dict[str,
     }  # fmt: skip
 
 
-def _corpus_rate(verdicts: Sequence[Verdict]) -> float | None:
+def _corpus_rate(verdicts: Sequence[QualityVerdict]) -> float | None:
     """Edits over units of all labels that have a reference; a fraction."""
     units = sum(verdict.signals.units or 0 for verdict in verdicts)
     return sum(verdict.signals.edits or 0 for verdict in verdicts) / units if units else None
 
 
-def _doubt(signals: Signals) -> tuple[float, float]:
+def _doubt(signals: LabelSignals) -> tuple[float, float]:
     """Sorts the best first: by error rate where there is a reference, then by how sure the teacher was."""
     return (signals.error_rate or 0.0, -signals.mean_logprob)
 
 
-def _shown(label: Label, verdict: Verdict) -> dict[str, Any]:
+def _shown(label: Label, verdict: QualityVerdict) -> dict[str, Any]:
     return {"id": label.id, "seconds": round(label.seconds, 2), "reference": label.reference, "text": label.text,
             "reason": verdict.reason, "error_rate": verdict.signals.error_rate, **asdict(verdict.signals)}  # fmt: skip
 

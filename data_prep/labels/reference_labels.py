@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 from data_prep.labels.label_store import Decoding, Label
 from eval.audio.utterances import Utterance
-from eval.runtimes.model_format import Format, load_tokenizer
+from eval.runtimes.model_format import ModelFormat, load_tokenizer
 from eval.scoring.error_rates import normalizer
 from recipes.core.errors import UserError
-from recipes.core.model_folder import model_folder
+from recipes.core.model_folder import resolve_model_folder
 from recipes.schema.recipe import Recipe
 
 
@@ -17,8 +17,8 @@ def reference_labels(recipe: Recipe, utterances: Sequence[Utterance]) -> list[La
     With labels.timestamps the whole utterance is one segment. UserError where no utterance has a transcript.
     """
     assert recipe.labels is not None
-    folder = model_folder(recipe.teacher.model)
-    form = Format.load(folder, recipe.teacher.language, recipe.teacher.task)
+    folder = resolve_model_folder(recipe.teacher.model)
+    form = ModelFormat.load(folder, recipe.teacher.language, recipe.teacher.task)
     tokenizer = load_tokenizer(folder)
     normalize = normalizer("basic" if recipe.labels.text == "normalized_reference" else "none", folder)
     if not any(item.text for item in utterances):

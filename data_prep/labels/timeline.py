@@ -8,15 +8,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-from data_prep.audio.segmentation import recording
+from data_prep.audio.segmentation import recording_id
 from data_prep.labels.label_store import Label
-from eval.audio.recordings import Reference
+from eval.audio.recordings import AudioReference
 
 _TIMED = re.compile(r"<\|(\d+\.\d\d)\|>([^<]*)<\|(\d+\.\d\d)\|>")
 
 
 @dataclass(frozen=True)
-class Line:
+class TimedLine:
     """Something said in a recording."""
 
     start: float
@@ -25,9 +25,9 @@ class Line:
     text: str
 
 
-def timeline(labels: Sequence[Label]) -> dict[str, list[Line]]:
+def build_timeline(labels: Sequence[Label]) -> dict[str, list[TimedLine]]:
     """By recording id its lines in order: by the teacher's timestamps where it wrote any, else a line a label."""
-    lines: dict[str, list[Line]] = {}
+    lines: dict[str, list[TimedLine]] = {}
     for label in labels:
         if label.error is not None:
             continue
@@ -39,15 +39,15 @@ def timeline(labels: Sequence[Label]) -> dict[str, list[Line]]:
         for start, end, text in spans:
             # The part in which a line starts; a line that runs into the next one ends with its part.
             part = max(index for index in range(len(label.parts)) if starts[index] <= start + 1e-6)
-            offset = (Reference.parse(label.parts[part]).seconds or (0.0, 0.0))[0] - starts[part]
+            offset = (AudioReference.parse(label.parts[part]).seconds or (0.0, 0.0))[0] - starts[part]
             last = starts[part + 1] if len(label.parts) > 1 and said else label.seconds
-            lines.setdefault(recording(label.parts[part]), []).append(
-                Line(start + offset, min(end, last) + offset, text)
+            lines.setdefault(recording_id(label.parts[part]), []).append(
+                TimedLine(start + offset, min(end, last) + offset, text)
             )
     return {name: sorted(each, key=lambda line: line.start) for name, each in sorted(lines.items())}
 
 
-def srt(lines: Sequence[Line]) -> str:
+def srt(lines: Sequence[TimedLine]) -> str:
     """SubRip text."""
     blocks = [
         f"{number}\n{_clock(line.start)} --> {_clock(line.end)}\n{line.text}\n" for number, line in enumerate(lines, 1)

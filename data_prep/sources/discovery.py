@@ -7,17 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_prep.sources.embedded_rows import embedded
+from data_prep.sources.embedded_rows import copy_embedded_audio
 from eval.audio.audiofolder import read_metadata
 from eval.audio.recordings import AUDIO_SUFFIXES
 from recipes.core.errors import UserError
-from recipes.schema.corpus_section import Columns, Corpus, Source
+from recipes.schema.corpus_section import AudioSource, ColumnNames, CorpusSection
 
 _SPLITS = {"train": "train", "validation": "validation", "valid": "validation", "dev": "validation", "test": "test"}
 
 
 @dataclass(frozen=True)
-class Found:
+class SourceRecording:
     """A recording that a source names."""
 
     split: str
@@ -30,7 +30,7 @@ class Found:
     language: str | None = None
 
 
-def distinct(corpus: Corpus) -> list[Source]:
+def check_distinct_names(corpus: CorpusSection) -> list[AudioSource]:
     """The sources; UserError when two have one name, since ids and test sets would mix."""
     twice = [label for label, count in Counter(source.label for source in corpus.sources).items() if count > 1]
     if twice:
@@ -38,7 +38,7 @@ def distinct(corpus: Corpus) -> list[Source]:
     return corpus.sources
 
 
-def find(source: Source, corpus: Corpus, folder: Path, seed: int) -> Iterator[Found]:
+def find_recordings(source: AudioSource, corpus: CorpusSection, folder: Path, seed: int) -> Iterator[SourceRecording]:
     """The recordings of one source. Synthetic ones are spoken first, embedded ones copied, into `folder`/audio.
 
     Raises UserError for a missing or empty source.
@@ -51,7 +51,7 @@ def find(source: Source, corpus: Corpus, folder: Path, seed: int) -> Iterator[Fo
         yield from _in_folders(source)
 
 
-def _in_folders(source: Source) -> Iterator[Found]:
+def _in_folders(source: AudioSource) -> Iterator[SourceRecording]:
     place, key = (source.audiofolder, "audiofolder") if source.audiofolder else (source.audio, "audio")
     assert place is not None
     if not place.is_dir():
@@ -65,12 +65,14 @@ def _in_folders(source: Source) -> Iterator[Found]:
         for file_name, row in listing:
             some = True
             use = split if named else source.split or split
-            yield Found(use, f"{split}/{file_name}", str(child / file_name), *described(row, source.columns))
+            yield SourceRecording(
+                use, f"{split}/{file_name}", str(child / file_name), *describe_row(row, source.columns)
+            )
     if not some:
         raise UserError(f"corpus.sources.{key}: expected audio under {place}, found none; check the folder")
 
 
-def described(row: dict[str, Any], columns: Columns) -> tuple[str | None, str | None, str | None]:
+def describe_row(row: dict[str, Any], columns: ColumnNames) -> tuple[str | None, str | None, str | None]:
     """Text, speaker and language of a metadata row; UserError for a column that the recipe names and is not there."""
     values = []
     for default in ("text", "speaker", "language"):
@@ -88,18 +90,18 @@ def _bare(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             yield path.relative_to(folder).as_posix(), {}
 
 
-def _embedded(source: Source, folder: Path) -> Iterator[Found]:
+def _embedded(source: AudioSource, folder: Path) -> Iterator[SourceRecording]:
     split = source.split or _SPLITS.get(source.hub.split.split("[")[0].split(".")[0] if source.hub else "", "train")
     some = False
-    for row in embedded(source, folder / "audio" / source.label):
+    for row in copy_embedded_audio(source, folder / "audio" / source.label):
         some = True
-        text, speaker, language = described(row.values, source.columns)
-        yield Found(split, f"{split}/{row.name}", row.audio, text, speaker, language)
+        text, speaker, language = describe_row(row.values, source.columns)
+        yield SourceRecording(split, f"{split}/{row.name}", row.audio, text, speaker, language)
     if not some:
         raise UserError(f"corpus.sources: expected rows in {source.label}, found none; check the split and the files")
 
 
-def _synthesized(source: Source, corpus: Corpus, folder: Path, seed: int) -> Iterator[Found]:
+def _synthesized(source: AudioSource, corpus: CorpusSection, folder: Path, seed: int) -> Iterator[SourceRecording]:
     from data_prep.sources.synthesis import VOICES, read_sentences, synthesize
 
     assert source.synthesis is not None
@@ -107,10 +109,10 @@ def _synthesized(source: Source, corpus: Corpus, folder: Path, seed: int) -> Ite
     audio = folder / "audio" / source.label
     for row in synthesize(sentences, source.synthesis.voices or VOICES, audio, seed=seed):
         # By the sentence, so that no text is in two splits.
-        split = "test" if share(row["text"]) < corpus.synthesis_test_fraction else "train"
-        yield Found(split, row["file_name"], str(audio / row["file_name"]), row["text"], row["speaker"])
+        split = "test" if hash_fraction(row["text"]) < corpus.synthesis_test_fraction else "train"
+        yield SourceRecording(split, row["file_name"], str(audio / row["file_name"]), row["text"], row["speaker"])
 
 
-def share(name: str) -> float:
+def hash_fraction(name: str) -> float:
     """A number in [0, 1) that depends on the name alone, the same on every machine."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]) / 2**64

@@ -15,17 +15,17 @@ from typing import Any
 
 from tqdm import tqdm
 
-from eval.audio.recordings import Reference
-from recipes.core.atomic_files import write_beside
+from eval.audio.recordings import AudioReference
+from recipes.core.atomic_files import atomic_write
 from recipes.core.errors import UserError
-from recipes.schema.corpus_section import Source
+from recipes.schema.corpus_section import AudioSource
 
 ROWS = 1000
 _MAGIC = {b"RIFF": ".wav", b"fLaC": ".flac", b"OggS": ".ogg", b"ID3": ".mp3", b"\xff\xfb": ".mp3"}
 
 
 @dataclass(frozen=True)
-class Row:
+class EmbeddedRow:
     """One row: where its audio went, and its other columns as far as they are text or numbers."""
 
     name: str
@@ -33,7 +33,7 @@ class Row:
     values: dict[str, Any]
 
 
-def embedded(source: Source, folder: Path) -> Iterator[Row]:
+def copy_embedded_audio(source: AudioSource, folder: Path) -> Iterator[EmbeddedRow]:
     """Every row of a Hub or Parquet source, its audio in shards below `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     done = sorted(folder.glob("[0-9]*.jsonl"))
@@ -47,7 +47,7 @@ def embedded(source: Source, folder: Path) -> Iterator[Row]:
         number += 1
 
 
-def _rows(source: Source, skip: int) -> Iterable[dict[str, Any]]:
+def _rows(source: AudioSource, skip: int) -> Iterable[dict[str, Any]]:
     """Rows from number `skip` on, the audio still encoded. UserError where `datasets` finds none."""
     from datasets import load_dataset
 
@@ -77,7 +77,7 @@ def _rows(source: Source, skip: int) -> Iterable[dict[str, Any]]:
 def _write(folder: Path, number: int, rows: list[dict[str, Any]], column: str) -> None:
     index = []
     tar_path = folder / f"{number:05d}.tar"
-    with write_beside(tar_path) as beside, tarfile.open(beside, "w", format=tarfile.USTAR_FORMAT) as tar:
+    with atomic_write(tar_path) as beside, tarfile.open(beside, "w", format=tarfile.USTAR_FORMAT) as tar:
         for position, row in enumerate(rows):
             if column not in row:
                 raise UserError(f"corpus.sources.columns.audio: expected a column {column}, found {', '.join(row)}")
@@ -89,16 +89,16 @@ def _write(folder: Path, number: int, rows: list[dict[str, Any]], column: str) -
                 tar.addfile(_info(name, len(data)), io.BytesIO(data))
                 # The tar's own position is after the padding to 512 bytes.
                 start = tar.offset - (len(data) + 511) // 512 * 512
-                reference = str(Reference(tar_path, bytes=(start, len(data))))
+                reference = str(AudioReference(tar_path, bytes=(start, len(data))))
             values = {key: value for key, value in row.items() if isinstance(value, str | int | float | bool | None)}
             index.append({"name": name, "audio": reference, "values": values})
-    with write_beside(folder / f"{number:05d}.jsonl") as beside:
+    with atomic_write(folder / f"{number:05d}.jsonl") as beside:
         beside.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in index))
 
 
-def _read(index: Path) -> Iterator[Row]:
+def _read(index: Path) -> Iterator[EmbeddedRow]:
     for line in index.read_text().splitlines():
-        yield Row(**json.loads(line))
+        yield EmbeddedRow(**json.loads(line))
 
 
 def _info(name: str, size: int) -> tarfile.TarInfo:

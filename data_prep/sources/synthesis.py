@@ -16,7 +16,7 @@ import soxr
 from tqdm import tqdm
 
 from eval.audio.recordings import SAMPLE_RATE
-from recipes.core.atomic_files import write_beside
+from recipes.core.atomic_files import atomic_write
 from recipes.core.errors import UserError
 
 VOICES = (
@@ -108,7 +108,7 @@ def speak(text: str, voice: str, *, rate: int, pitch: int) -> tuple[np.ndarray, 
         return 0
 
     callback = _CALLBACK(receive)  # kept alive until the last block
-    data = (spelled(text) if voice.startswith("en") else text).encode() + b"\0"
+    data = (spell_single_letters(text) if voice.startswith("en") else text).encode() + b"\0"
     with _Espeak() as espeak:
         espeak.choose(voice)
         for parameter, value in ((_RATE, rate), (_PITCH, pitch), (_WORD_GAP, WORD_GAP)):
@@ -122,7 +122,7 @@ def speak(text: str, voice: str, *, rate: int, pitch: int) -> tuple[np.ndarray, 
     return samples.astype(np.float32) / 32768, espeak.sample_rate
 
 
-def spelled(text: str) -> str:
+def spell_single_letters(text: str) -> str:
     """Text in which an `a` beside another single letter is written as a phoneme.
 
     espeak-ng reads such an `a` as the article, in upper case too; alone it reads the letter.
@@ -135,7 +135,7 @@ def spelled(text: str) -> str:
     )
 
 
-def utterance(text: str, voices: Sequence[str], seed: int, index: int) -> tuple[np.ndarray, str]:
+def synthesize_utterance(text: str, voices: Sequence[str], seed: int, index: int) -> tuple[np.ndarray, str]:
     """Float32 samples [N] at 16 kHz and the voice: all drawn from (seed, index) alone."""
     draw = np.random.default_rng((seed, index))
     voice = _voice(voices, draw)
@@ -169,8 +169,8 @@ def synthesize(sentences: Sequence[str], voices: Sequence[str], folder: Path, *,
     for index, text in enumerate(tqdm(sentences, "synthesize", unit="clip")):
         file = folder / f"{index:06d}.flac"
         if not file.exists():
-            samples, _ = utterance(text, voices, seed, index)
-            with write_beside(file) as beside:
+            samples, _ = synthesize_utterance(text, voices, seed, index)
+            with atomic_write(file) as beside:
                 soundfile.write(beside, samples, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
         rows.append(
             {

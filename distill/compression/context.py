@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import WhisperForConditionalGeneration
 
-from distill.data.calibration import Calibration
+from distill.data.calibration import CalibrationAudio
 from eval.runtimes.model_format import load_tokenizer
 from recipes.core.errors import UserError
 
 
 @dataclass(frozen=True)
-class Material:
+class CompressionContext:
     """What a method may look at, training utterances, and the files it may rewrite."""
 
     audio: Sequence[Sequence[str]]
@@ -28,23 +28,25 @@ class Material:
     processors: Path
     """Folder of the student's tokenizer, feature extractor and generation config."""
 
-    def calibration(self, model: WhisperForConditionalGeneration) -> Calibration:
+    def calibration(self, model: WhisperForConditionalGeneration) -> CalibrationAudio:
         """Log-mels of some utterances in the model's window."""
-        return Calibration.spread(self.audio, model.config, self.clips, "compress:")
+        return CalibrationAudio.spread(self.audio, model.config, self.clips, "compress:")
 
     def tokens(self, model: WhisperForConditionalGeneration) -> list[list[int]]:
         """What the decoder reads of the same utterances: the start and the text, in the tokenizer's present words."""
         tokenizer, config = load_tokenizer(self.processors), model.config
         read = [
             tokenizer.encode(f" {text.strip()}", add_special_tokens=False).ids if text else []
-            for text in Calibration.of(self.texts, self.clips)
+            for text in CalibrationAudio.of(self.texts, self.clips)
         ]
         if not any(read):
             raise UserError("compress: needs labels or transcripts of training audio here, found none in the corpus")
         return [[config.decoder_start_token_id, *ids][: config.max_target_positions] for ids in read]
 
 
-Method = Callable[[WhisperForConditionalGeneration, Any, Material], tuple[WhisperForConditionalGeneration, Any]]
+Method = Callable[
+    [WhisperForConditionalGeneration, Any, CompressionContext], tuple[WhisperForConditionalGeneration, Any]
+]
 """Model, the method's own section and what it may look at, to another model and what was done (JSON)."""
 
 Watch = Callable[[Tensor, Tensor], None]
@@ -52,9 +54,9 @@ Watch = Callable[[Tensor, Tensor], None]
 
 
 @torch.no_grad()
-def observe(
+def observe_activations(
     model: WhisperForConditionalGeneration,
-    calibration: Calibration,
+    calibration: CalibrationAudio,
     watches: Mapping[str, Watch],
     tokens: Sequence[Sequence[int]] | None = None,
 ) -> None:

@@ -23,24 +23,24 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import WhisperForConditionalGeneration
 
-from distill.compression.context import Material, observe
-from distill.models.cutting import rebuilt
-from eval.runtimes.modeling_sottovoce import KEYS, SottovoceForConditionalGeneration, pair
-from recipes.schema.compress_section import LowRank
+from distill.compression.context import CompressionContext, observe_activations
+from distill.models.cutting import with_weights
+from eval.runtimes.modeling_sottovoce import KEYS, SottovoceForConditionalGeneration, low_rank_pair
+from recipes.schema.compress_section import LowRankOptions
 
 ATTENTION, MLP = ("q_proj", "k_proj", "v_proj", "out_proj"), ("fc1", "fc2")
 
 
-def pays(rank: int, layer: nn.Linear) -> bool:
+def saves_weights(rank: int, layer: nn.Linear) -> bool:
     """Whether a pair of this rank holds fewer weights than the layer."""
     return rank * (layer.in_features + layer.out_features) < layer.in_features * layer.out_features
 
 
-def low_rank(
+def factor_encoder(
     model: WhisperForConditionalGeneration,
-    section: LowRank,
-    material: Material,
-    worth: Callable[[int, nn.Linear], bool] = pays,
+    section: LowRankOptions,
+    material: CompressionContext,
+    worth: Callable[[int, nn.Linear], bool] = saves_weights,
 ) -> tuple[WhisperForConditionalGeneration, dict[str, Any]]:
     """A copy of the model with pairs where they are worth it, and by layer the rank and the share of variance kept."""
     layers = {
@@ -50,16 +50,16 @@ def low_rank(
         if name.endswith(ATTENTION + MLP)
     }
     seen = {name: Covariance(min(layer.in_features, layer.out_features)) for name, layer in layers.items()}
-    observe(model, material.calibration(model), {name: partial(_narrower, seen[name]) for name in layers})
+    observe_activations(model, material.calibration(model), {name: partial(_narrower, seen[name]) for name in layers})
     pairs, report = dict[str, nn.Sequential](), dict[str, Any]()
     for name, layer in layers.items():
         axes = principal_axes(layer, seen[name])
         rank = axes.rank(section.shares[name.endswith(MLP)], section.multiple)
         if worth(rank, layer):
-            pairs[name] = factored(layer, axes, rank)
+            pairs[name] = factor_layer(layer, axes, rank)
         kept = axes.kept_K[rank - 1].item() if name in pairs else 1.0
         report[name] = {"of": len(axes.kept_K), "rank": rank, "replaced": name in pairs, "kept": round(kept, 6)}
-    return (with_pairs(model, pairs) if pairs else model), report
+    return (replace_with_pairs(model, pairs) if pairs else model), report
 
 
 class Covariance:
@@ -90,7 +90,7 @@ def _narrower(seen: Covariance, inputs_NI: Tensor, outputs_NO: Tensor) -> None:
 
 
 @dataclass(frozen=True)
-class Axes:
+class PrincipalAxes:
     """Principal axes of a layer's outputs, the widest first."""
 
     mean_O: Tensor
@@ -104,7 +104,7 @@ class Axes:
         return min(-(-needed // multiple) * multiple, len(self.kept_K))
 
 
-def principal_axes(layer: nn.Linear, seen: Covariance) -> Axes:
+def principal_axes(layer: nn.Linear, seen: Covariance) -> PrincipalAxes:
     """Of the layer's outputs, from their covariance C or, where inputs are fewer, from that of its inputs.
 
     Of the latter W C W^T is the outputs' own: fc1 needs a [D, D] matrix so, not one of [4 D, 4 D].
@@ -116,12 +116,12 @@ def principal_axes(layer: nn.Linear, seen: Covariance) -> Axes:
         root, mean = weight_OI @ root, weight_OI @ mean + _bias(layer)
     axes_OK, deviations_K, _ = torch.linalg.svd(root, full_matrices=False)
     variances_K = deviations_K.square()
-    return Axes(mean, axes_OK, variances_K.cumsum(0) / variances_K.sum())
+    return PrincipalAxes(mean, axes_OK, variances_K.cumsum(0) / variances_K.sum())
 
 
-def factored(layer: nn.Linear, axes: Axes, rank: int) -> nn.Sequential:
+def factor_layer(layer: nn.Linear, axes: PrincipalAxes, rank: int) -> nn.Sequential:
     """The layer as a pair, see the module's head."""
-    new = pair(layer.in_features, layer.out_features, rank)
+    new = low_rank_pair(layer.in_features, layer.out_features, rank)
     basis_OR = axes.axes_OK[:, :rank]
     rest_O = axes.mean_O + basis_OR @ (basis_OR.T @ (_bias(layer) - axes.mean_O))
     weights = {"0.weight": basis_OR.T @ layer.weight.detach().double(), "1.weight": basis_OR, "1.bias": rest_O}
@@ -134,7 +134,7 @@ def _bias(layer: nn.Linear) -> Tensor:
     return zero_O if layer.bias is None else layer.bias.detach().double()
 
 
-def with_pairs(
+def replace_with_pairs(
     model: WhisperForConditionalGeneration, pairs: dict[str, nn.Sequential]
 ) -> SottovoceForConditionalGeneration:
     """A copy of the model with these pairs for its layers of their names."""
@@ -144,10 +144,10 @@ def with_pairs(
     }
     weights = {name: value for name, value in model.state_dict().items() if name.rpartition(".")[0] not in pairs}
     weights |= {f"{name}.{part}": value for name, new in pairs.items() for part, value in new.state_dict().items()}
-    return rebuilt(model, SottovoceForConditionalGeneration(config), weights)
+    return with_weights(model, SottovoceForConditionalGeneration(config), weights)
 
 
-def dense(model: WhisperForConditionalGeneration, runtime: str) -> WhisperForConditionalGeneration:
+def expand_pairs(model: WhisperForConditionalGeneration, runtime: str) -> WhisperForConditionalGeneration:
     """A copy in Whisper's own layers, for a runtime that knows no others; itself where it has no others.
 
     Pairs are multiplied out, and heads that were pruned come back as zeros, which add nothing.
@@ -169,4 +169,4 @@ def dense(model: WhisperForConditionalGeneration, runtime: str) -> WhisperForCon
         if (have := weights[name]).shape != wanted.shape:
             weights[name] = torch.zeros_like(wanted)
             weights[name][tuple(map(slice, have.shape))] = have
-    return rebuilt(model, whole, weights)
+    return with_weights(model, whole, weights)

@@ -20,28 +20,28 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 from transformers import WhisperForConditionalGeneration
 
-from distill.compression.context import Material, observe
-from distill.models.cutting import cut, rebuilt
+from distill.compression.context import CompressionContext, observe_activations
+from distill.models.cutting import cut_layers, with_weights
 from eval.runtimes.modeling_sottovoce import SottovoceForConditionalGeneration
 from recipes.core.errors import UserError
-from recipes.schema.compress_section import Prune, at_most
+from recipes.schema.compress_section import PruneOptions, require_at_most
 
 Report = dict[str, Any]
 """By layer what was kept of what."""
 
 
-def prune(
-    model: WhisperForConditionalGeneration, section: Prune, material: Material
+def prune_model(
+    model: WhisperForConditionalGeneration, section: PruneOptions, material: CompressionContext
 ) -> tuple[WhisperForConditionalGeneration, Report]:
     """A copy of the model with the most important layers, heads and neurons alone; what was kept of each."""
     if getattr(model.config, "low_rank", None):
         raise UserError("compress.prune: expected a student of whole layers, found low-rank pairs; prune it before")
     report: Report = {}
     for count, step in (
-        (section.encoder_layers, encoder_layers),
-        (section.heads, heads),
-        (section.ffn_width, partial(neurons, part="encoder")),
-        (section.decoder_ffn_width, partial(neurons, part="decoder")),
+        (section.encoder_layers, prune_encoder_layers),
+        (section.heads, prune_heads),
+        (section.ffn_width, partial(prune_neurons, part="encoder")),
+        (section.decoder_ffn_width, partial(prune_neurons, part="decoder")),
     ):
         if count is not None:
             model, done = step(model, count, material)
@@ -49,33 +49,35 @@ def prune(
     return model, report
 
 
-def encoder_layers(
-    model: WhisperForConditionalGeneration, count: int, material: Material
+def prune_encoder_layers(
+    model: WhisperForConditionalGeneration, count: int, material: CompressionContext
 ) -> tuple[WhisperForConditionalGeneration, Report]:
     """The layers that turn the stream the most."""
-    at_most("prune.encoder_layers", count, depth := model.config.encoder_layers)
+    require_at_most("prune.encoder_layers", count, depth := model.config.encoder_layers)
     turned = torch.zeros(depth, dtype=torch.float64)
 
     def turn(number: int, before_ND: Tensor, after_ND: Tensor) -> None:
         turned[number] += (1 - cosine_similarity(before_ND.double(), after_ND.double(), dim=1)).mean()
 
     blocks = list(_blocks(model, "encoder"))
-    observe(model, material.calibration(model), {block: partial(turn, number) for number, block in enumerate(blocks)})
+    observe_activations(
+        model, material.calibration(model), {block: partial(turn, number) for number, block in enumerate(blocks)}
+    )
     kept = turned.topk(count).indices.sort().values.tolist()
     report = {
         block: {"turned": round(float(turned[number] / len(material.calibration(model))), 4), "kept": number in kept}
         for number, block in enumerate(blocks)
     }
-    return cut(model, kept, list(range(model.config.decoder_layers))), report
+    return cut_layers(model, kept, list(range(model.config.decoder_layers))), report
 
 
-def heads(
-    model: WhisperForConditionalGeneration, count: int, material: Material
+def prune_heads(
+    model: WhisperForConditionalGeneration, count: int, material: CompressionContext
 ) -> tuple[WhisperForConditionalGeneration, Report]:
     """The heads of each encoder layer whose outputs move the stream the most."""
     attention = model.model.encoder.layers[0].self_attn
     number, width = attention.num_heads, attention.head_dim
-    at_most("prune.heads", count, number)
+    require_at_most("prune.heads", count, number)
     layers = [f"{block}.self_attn" for block in _blocks(model, "encoder")]
     seen = {layer: torch.zeros(number, width, width, dtype=torch.float64) for layer in layers}
 
@@ -83,7 +85,9 @@ def heads(
         parts_HNW = inputs_NI.double().unflatten(1, (number, width)).transpose(0, 1)
         seen[layer] += parts_HNW.transpose(1, 2) @ parts_HNW
 
-    observe(model, material.calibration(model), {f"{layer}.out_proj": partial(moments, layer) for layer in layers})
+    observe_activations(
+        model, material.calibration(model), {f"{layer}.out_proj": partial(moments, layer) for layer in layers}
+    )
     weights, report = model.state_dict(), Report()
     for layer in layers:
         columns_HDW = weights[f"{layer}.out_proj.weight"].double().unflatten(1, (number, width)).transpose(0, 1)
@@ -96,20 +100,20 @@ def heads(
         report[layer] = {"of": number, "heads": kept.tolist(), "kept": round(share.item(), 6)}
     config = copy.deepcopy(model.config)
     config.encoder_heads = count
-    return rebuilt(model, SottovoceForConditionalGeneration(config), weights), report
+    return with_weights(model, SottovoceForConditionalGeneration(config), weights), report
 
 
 def _rows(heads_H: Tensor, width: int) -> Tensor:
     return (heads_H[:, None] * width + torch.arange(width)).flatten()
 
 
-def neurons(
-    model: WhisperForConditionalGeneration, count: int, material: Material, part: str
+def prune_neurons(
+    model: WhisperForConditionalGeneration, count: int, material: CompressionContext, part: str
 ) -> tuple[WhisperForConditionalGeneration, Report]:
     """The neurons of each layer of a part, encoder or decoder, that move the stream the most."""
     key = f"{part}_ffn_dim"
     option = "ffn_width" if part == "encoder" else "decoder_ffn_width"
-    at_most(f"prune.{option}", count, width := getattr(model.config, key))
+    require_at_most(f"prune.{option}", count, width := getattr(model.config, key))
     blocks = list(_blocks(model, part))
     energy = {block: torch.zeros(width, dtype=torch.float64) for block in blocks}
 
@@ -118,7 +122,7 @@ def neurons(
 
     tokens = material.tokens(model) if part == "decoder" else None
     watches = {f"{block}.fc2": partial(squares, block) for block in blocks}
-    observe(model, material.calibration(model), watches, tokens)
+    observe_activations(model, material.calibration(model), watches, tokens)
     weights, report = model.state_dict(), Report()
     for block in blocks:
         importance_J = energy[block].sqrt() * weights[f"{block}.fc2.weight"].double().norm(dim=0)
@@ -130,7 +134,7 @@ def neurons(
         report[block] = {"of": width, "neurons": count, "kept": round(share.item(), 6)}
     config = copy.deepcopy(model.config)
     setattr(config, key, count)
-    return rebuilt(model, type(model)(config), weights), report
+    return with_weights(model, type(model)(config), weights), report
 
 
 def _blocks(model: WhisperForConditionalGeneration, part: str) -> Iterator[str]:

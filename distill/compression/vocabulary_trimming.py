@@ -20,27 +20,27 @@ import torch
 from tokenizers import Tokenizer
 from transformers import GenerationConfig, WhisperForConditionalGeneration
 
-from distill.compression.context import Material
-from distill.models.cutting import rebuilt
-from eval.runtimes.model_format import Settings, load_tokenizer
-from recipes.core.atomic_files import write_beside, write_json
+from distill.compression.context import CompressionContext
+from distill.models.cutting import with_weights
+from eval.runtimes.model_format import JsonSettings, load_tokenizer
+from recipes.core.atomic_files import atomic_write, write_json
 from recipes.core.errors import UserError
 from recipes.core.whisper_shape import POSITIONS_PER_SECOND
-from recipes.schema.compress_section import Vocabulary
+from recipes.schema.compress_section import VocabularyOptions
 
 Ids = dict[int, int]
 """Old id of each kept token to its new one."""
 
 
-def trim(
-    model: WhisperForConditionalGeneration, section: Vocabulary, material: Material
+def trim_vocabulary(
+    model: WhisperForConditionalGeneration, section: VocabularyOptions, material: CompressionContext
 ) -> tuple[WhisperForConditionalGeneration, dict[str, Any]]:
     """A copy of the model with the kept tokens' embeddings alone; its tokenizer and generation config are rewritten."""
     folder, config = material.processors, copy.deepcopy(model.config)
     texts = [text for text in material.texts if text]
     if not texts:
         raise UserError("compress.vocabulary: needs labels or transcripts of training audio, found none in the corpus")
-    words = kept_words(folder, texts, section.tokens)
+    words = select_tokens(folder, texts, section.tokens)
     special = _special(load_tokenizer(folder), config.max_source_positions / POSITIONS_PER_SECOND, config.eos_token_id)
     kept_K = [*words, *special]
     ids = {old: new for new, old in enumerate(kept_K)}
@@ -51,17 +51,17 @@ def trim(
     for key, value in config.to_dict().items():
         if (moved := _moved(key, value, ids)) != value:
             setattr(config, key, moved)
-    made = rebuilt(model, type(model)(config), weights)
+    made = with_weights(model, type(model)(config), weights)
     made.generation_config = GenerationConfig.from_pretrained(folder)
     return made, {"of": model.config.vocab_size, "tokens": len(kept_K), "words": len(words), "special": len(special)}
 
 
-def kept_words(folder: Path, texts: Iterable[str], count: int | None = None) -> list[int]:
+def select_tokens(folder: Path, texts: Iterable[str], count: int | None = None) -> list[int]:
     """Ids of the text tokens to keep, rising: at least all that the texts use, `count` where given.
 
     Raises UserError where that is less.
     """
-    tokenizer, model = load_tokenizer(folder), Settings.read(folder / "tokenizer.json")["model"]
+    tokenizer, model = load_tokenizer(folder), JsonSettings.read(folder / "tokenizer.json")["model"]
     vocabulary: dict[str, int] = model["vocab"]
     pairs = [tuple(pair.split(" ")) if isinstance(pair, str) else tuple(pair) for pair in model["merges"]]
     parts: dict[str, set[str]] = {}  # of a token, over all rules that make it
@@ -112,7 +112,7 @@ def _special(tokenizer: Tokenizer, seconds: float, end: int) -> list[int]:
 def _rewrite(folder: Path, ids: Ids) -> None:
     """The files of the folder that name tokens, for the kept ones."""
     path = folder / "tokenizer.json"
-    tokenizer = Settings.read(path)
+    tokenizer = JsonSettings.read(path)
     model = tokenizer["model"]
     model["vocab"] = vocabulary = {token: ids[old] for token, old in model["vocab"].items() if old in ids}
     model["merges"] = [pair for pair in model["merges"] if _applies(pair, vocabulary)]
@@ -124,15 +124,15 @@ def _rewrite(folder: Path, ids: Ids) -> None:
     write_json(path, tokenizer)
     for name in ("vocab.json", "added_tokens.json"):
         if (path := folder / name).is_file():
-            write_json(path, {token: ids[old] for token, old in Settings.read(path).items() if old in ids})
+            write_json(path, {token: ids[old] for token, old in JsonSettings.read(path).items() if old in ids})
     if (path := folder / "merges.txt").is_file():
         head, *lines = path.read_text().splitlines(keepends=True)
         kept = [line for line in lines if _applies(line.rstrip("\n"), vocabulary)]
-        with write_beside(path) as beside:
+        with atomic_write(path) as beside:
             beside.write_text("".join([head, *kept]))
     for name in ("generation_config.json", "tokenizer_config.json"):
         if (path := folder / name).is_file():
-            write_json(path, {key: _moved(key, value, ids) for key, value in Settings.read(path).items()})
+            write_json(path, {key: _moved(key, value, ids) for key, value in JsonSettings.read(path).items()})
 
 
 def _applies(pair: str | Sequence[str], vocabulary: dict[str, int]) -> bool:

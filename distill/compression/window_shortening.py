@@ -11,21 +11,21 @@ from typing import Any
 
 from transformers import WhisperForConditionalGeneration
 
-from distill.compression.context import Material
-from distill.models.cutting import rebuilt
+from distill.compression.context import CompressionContext
+from distill.models.cutting import with_weights
 from eval.audio.recordings import SAMPLE_RATE
-from eval.runtimes.model_format import Settings
+from eval.runtimes.model_format import JsonSettings
 from recipes.core.atomic_files import write_json
 from recipes.core.whisper_shape import POSITIONS_PER_SECOND
-from recipes.schema.compress_section import Window, at_most
+from recipes.schema.compress_section import WindowOptions, require_at_most
 
 
-def shorten(
-    model: WhisperForConditionalGeneration, section: Window, material: Material
+def shorten_window(
+    model: WhisperForConditionalGeneration, section: WindowOptions, material: CompressionContext
 ) -> tuple[WhisperForConditionalGeneration, dict[str, Any]]:
     """A copy of the model that takes in `seconds` at a time; its feature extractor is told."""
     config, positions = copy.deepcopy(model.config), section.seconds * POSITIONS_PER_SECOND
-    at_most("window.seconds", section.seconds, config.max_source_positions // POSITIONS_PER_SECOND)
+    require_at_most("window.seconds", section.seconds, config.max_source_positions // POSITIONS_PER_SECOND)
     weights, name = model.state_dict(), "model.encoder.embed_positions.weight"
     weights[name] = weights[name][:positions]
     config.max_source_positions = positions
@@ -34,10 +34,10 @@ def shorten(
     }  # fmt: skip
     for file, key in (("preprocessor_config.json", None), ("processor_config.json", "feature_extractor")):
         if (path := material.processors / file).is_file():
-            values = Settings.read(path)
+            values = JsonSettings.read(path)
             (values if key is None else values.get(key, {})).update(sizes)
             write_json(path, values)
-    return rebuilt(model, type(model)(config), weights), {
+    return with_weights(model, type(model)(config), weights), {
         "of": model.config.max_source_positions,
         "positions": positions,
     }

@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Calibration:
+class CalibrationAudio:
     """Log-mels [1, F, T] of some clips, computed anew in every pass: only one is in memory at a time."""
 
     audio: Sequence[Sequence[str]]

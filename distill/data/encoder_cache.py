@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from data_prep.labels.label_store import Label
 from distill.data.examples import Example
-from distill.data.training_batches import Batch, Collate
+from distill.data.training_batches import Batch, Collator
 
 
 class EncoderCache:
@@ -32,8 +32,8 @@ class EncoderCache:
         return torch.from_numpy(self._states_USD[[self._row[name] for name in ids]].astype(np.float32))
 
 
-def build(
-    file: Path, labels: Sequence[Label], collate: Collate, encode: Callable[[Batch], torch.Tensor], *,
+def build_encoder_cache(
+    file: Path, labels: Sequence[Label], collate: Collator, encode: Callable[[Batch], torch.Tensor], *,
     batch_size: int, rank: int, world: int, wait: Callable[[], None],
 ) -> EncoderCache:  # fmt: skip
     """Fill the file if it is not there; each of `world` processes encodes its share. Renamed when whole."""

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from data_prep.audio.segmentation import recording
+from data_prep.audio.segmentation import recording_id
 from data_prep.labels.label_store import Decoding, Label
-from data_prep.sources.discovery import share
+from data_prep.sources.discovery import hash_fraction
 from eval.audio.utterances import Utterance
 
-IGNORE = -100
+IGNORED_LABEL = -100
 """Label of positions that are not predicted: prompt and padding."""
 
 
@@ -37,7 +37,7 @@ class Example:
     def targets(self) -> list[int]:
         """Next tokens, IGNORE where the next token is given and not predicted; as long as the inputs."""
         given = len(self.previous) + self.written.prompt_length - 1
-        return [IGNORE] * given + self.written.tokens[self.written.prompt_length :]
+        return [IGNORED_LABEL] * given + self.written.tokens[self.written.prompt_length :]
 
     @property
     def text(self) -> list[int]:
@@ -47,7 +47,7 @@ class Example:
 
 
 @dataclass(frozen=True)
-class Drawing:
+class ExampleSampler:
     """How examples are drawn from labels."""
 
     timestamps: float = 0.0
@@ -63,7 +63,7 @@ class Drawing:
     def __call__(self, label: Label, before: Label | None, epoch: int) -> Example:
         """The example of a label in an epoch: a function of seed, epoch and id alone."""
         # Two draws that every epoch makes anew; a cached draw would show one form of an utterance for ever.
-        timed, prompted = (share(f"{self.seed} {epoch} {what} {label.id}") for what in ("timed", "prompted"))
+        timed, prompted = (hash_fraction(f"{self.seed} {epoch} {what} {label.id}") for what in ("timed", "prompted"))
         written = label.timed if label.timed is not None and timed < self.timestamps else label.plain
         if before is None or self.start_of_previous is None or prompted >= self.previous_text:
             return Example(label, written, [], epoch)
@@ -72,7 +72,7 @@ class Drawing:
         return Example(label, written, [self.start_of_previous, *said[-room:]] if room > 0 and said else [], epoch)
 
 
-def predecessors(labels: Sequence[Label], corpus: Sequence[Utterance]) -> dict[str, Label]:
+def previous_labels(labels: Sequence[Label], corpus: Sequence[Utterance]) -> dict[str, Label]:
     """By utterance id the label just before it: the next row above in the corpus, of the same recording or speaker.
 
     Never across speakers, and not where the row above has no kept label: text before a gap is not what was said.
@@ -81,7 +81,7 @@ def predecessors(labels: Sequence[Label], corpus: Sequence[Utterance]) -> dict[s
     found = {}
     for above, item in pairwise(corpus):
         alike = (above.source, above.split, above.speaker) == (item.source, item.split, item.speaker)
-        same = item.speaker is not None or recording(above.parts[-1]) == recording(item.parts[0])
+        same = item.speaker is not None or recording_id(above.parts[-1]) == recording_id(item.parts[0])
         if alike and same and item.id in known and (before := known.get(above.id)) is not None and before.plain.ended:
             found[item.id] = before
     return found

@@ -15,10 +15,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from data_prep.audio.augmentation import Augmentation
 from data_prep.labels.label_store import Label
-from data_prep.sources.discovery import share
-from distill.data.examples import IGNORE, Drawing, Example
+from data_prep.sources.discovery import hash_fraction
+from distill.data.examples import IGNORED_LABEL, Example, ExampleSampler
 from distill.losses.ctc_loss import SAMPLES_PER_POSITION
-from distill.losses.distillation_loss import Stored
+from distill.losses.distillation_loss import StoredDistribution
 from eval.audio.recordings import SAMPLE_RATE, read_audio
 
 
@@ -37,7 +37,7 @@ class Batch:
     """In which each was drawn."""
     encoder_BSD: torch.Tensor | None = None
     """Cached encoder states; the samples are then left empty."""
-    stored: Stored | None = None
+    stored: StoredDistribution | None = None
     """The teacher's distribution at the predicted tokens, row by row."""
     seconds: list[float] = field(default_factory=list)
     """Of audio in each clip; the rest of the window is silence."""
@@ -47,7 +47,7 @@ class Batch:
     @property
     def predicted(self) -> torch.Tensor:
         """Bool [B, L]: which positions predict something."""
-        return self.labels_BL != IGNORE
+        return self.labels_BL != IGNORED_LABEL
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on another device."""
@@ -57,12 +57,12 @@ class Batch:
 def _moved(value: Any, device: torch.device) -> Any:
     if isinstance(value, torch.Tensor):
         return value.to(device, non_blocking=True)
-    if isinstance(value, Stored):
-        return Stored(**{key: _moved(part, device) for key, part in vars(value).items()})
+    if isinstance(value, StoredDistribution):
+        return StoredDistribution(**{key: _moved(part, device) for key, part in vars(value).items()})
     return value
 
 
-class States(Protocol):
+class CachedStates(Protocol):
     """Where cached encoder states come from."""
 
     def __getitem__(self, ids: Sequence[str]) -> torch.Tensor:
@@ -71,13 +71,13 @@ class States(Protocol):
 
 
 @dataclass(frozen=True)
-class Collate:
+class Collator:
     """Examples to a Batch: audio decoded, prompt and padding masked in the labels alone."""
 
     window_samples: int
     pad_token: int
-    states: States | None = None
-    stored: Callable[[Sequence[Example]], Stored] | None = None
+    states: CachedStates | None = None
+    stored: Callable[[Sequence[Example]], StoredDistribution] | None = None
     augment: Augmentation | None = None
     full_window: float = 1.0
     """Share of batches padded to the whole window; the others to their longest clip."""
@@ -88,7 +88,7 @@ class Collate:
         samples_BN = np.zeros((len(examples), 0 if self.states else self._window(examples, clips)), np.float32)
         longest = max(len(example.inputs) for example in examples)
         inputs_BL = np.full((len(examples), longest), self.pad_token, np.int64)
-        labels_BL = np.full((len(examples), longest), IGNORE, np.int64)
+        labels_BL = np.full((len(examples), longest), IGNORED_LABEL, np.int64)
         for index, example in enumerate(examples):
             samples_BN[index, : len(clips[index])] = clips[index]
             inputs_BL[index, : len(example.inputs)] = example.inputs
@@ -110,13 +110,13 @@ class Collate:
     def _window(self, examples: Sequence[Example], clips: Sequence[np.ndarray]) -> int:
         """Samples that the batch is padded to: a whole number of encoder positions."""
         first = examples[0]
-        if self.full_window == 1 or share(f"window {first.epoch} {first.label.id}") < self.full_window:
+        if self.full_window == 1 or hash_fraction(f"window {first.epoch} {first.label.id}") < self.full_window:
             return self.window_samples
         longest = max(len(clip) for clip in clips)
         return min(self.window_samples, -(-longest // SAMPLES_PER_POSITION) * SAMPLES_PER_POSITION)
 
 
-class Order:
+class BatchOrder:
     """Rows of every step: endless epochs, each cut into batches, a function of seed, weights and step alone."""
 
     def __init__(
@@ -181,7 +181,7 @@ class Order:
 class _Steps(Dataset[list[Example]]):
     """Step number to the examples of one process."""
 
-    def __init__(self, order: Order, drawing: Drawing, before: Mapping[str, Label], rank: int, world: int):
+    def __init__(self, order: BatchOrder, drawing: ExampleSampler, before: Mapping[str, Label], rank: int, world: int):
         self.order, self.drawing, self.before, self.rank, self.world = order, drawing, before, rank, world
 
     def __getitem__(self, step: int) -> list[Example]:
@@ -193,7 +193,7 @@ class _Steps(Dataset[list[Example]]):
 class _Cut:
     """A step's examples in batches of at most `size`."""
 
-    collate: Collate
+    collate: Collator
     size: int
 
     def __call__(self, examples: Sequence[Example]) -> list[Batch]:
@@ -201,7 +201,7 @@ class _Cut:
 
 
 def training_batches(
-    order: Order, drawing: Drawing, before: Mapping[str, Label], collate: Collate, *,
+    order: BatchOrder, drawing: ExampleSampler, before: Mapping[str, Label], collate: Collator, *,
     first_step: int, last_step: int, rank: int, world: int, workers: int, size: int,
 ) -> Iterator[list[Batch]]:  # fmt: skip
     """Steps first_step .. last_step - 1 of one of `world` processes, each as batches of at most `size` utterances.
@@ -225,7 +225,7 @@ def _leave_ending_to_the_trainer(_worker: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
-def validation_batches(labels: Sequence[Label], collate: Collate, *, batch_size: int) -> Iterator[Batch]:
+def validation_batches(labels: Sequence[Label], collate: Collator, *, batch_size: int) -> Iterator[Batch]:
     """All labels once, in order, without timestamps or previous text."""
     for start in range(0, len(labels), batch_size):
         yield collate([Example(label, label.plain, []) for label in labels[start : start + batch_size]])

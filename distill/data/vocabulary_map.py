@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 
-from data_prep.labels.label_store import Decoding, Distribution, Label
+from data_prep.labels.label_store import Decoding, Label, TokenDistribution
 from eval.runtimes.model_format import load_tokenizer
 
 NEVER = -1e4
@@ -22,7 +22,7 @@ NEVER = -1e4
 
 
 @dataclass(frozen=True)
-class Correspondence:
+class VocabularyMap:
     """One student's vocabulary beside its teacher's."""
 
     theirs_K: torch.Tensor
@@ -33,7 +33,7 @@ class Correspondence:
     """The student's."""
 
     @classmethod
-    def between(cls, teacher: Path, student: Path) -> "Correspondence | None":
+    def between(cls, teacher: Path, student: Path) -> "VocabularyMap | None":
         """Of two model folders; None where both have the same vocabulary."""
         tokenizer = load_tokenizer(student)
         theirs, mine = load_tokenizer(teacher).get_vocab(), tokenizer.get_vocab()
@@ -62,7 +62,7 @@ class Correspondence:
         tokens = self.mine_V[decoding.tokens].tolist()
         return replace(decoding, tokens=tokens) if min(tokens) >= 0 else None
 
-    def distribution(self, kept: Distribution) -> Distribution:
+    def distribution(self, kept: TokenDistribution) -> TokenDistribution:
         """Stored logits at the student's ids; what it has no token for gets none of the probability."""
         ids_NK = self.mine_V[kept.ids_NK]
         order_NK = np.argsort(ids_NK < 0, axis=1, kind="stable")
@@ -73,4 +73,4 @@ class Correspondence:
             missing = ids_NK[row] < 0
             logits_NK[row, missing] = NEVER
             ids_NK[row, missing] = np.setdiff1d(np.arange(len(self.theirs_K)), ids_NK[row])[: missing.sum()]
-        return Distribution(ids_NK.astype(np.int32), logits_NK, kept.rest_N)
+        return TokenDistribution(ids_NK.astype(np.int32), logits_NK, kept.rest_N)

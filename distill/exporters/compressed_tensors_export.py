@@ -32,9 +32,9 @@ from tqdm import tqdm
 from transformers import WhisperForConditionalGeneration
 from transformers.modeling_outputs import Seq2SeqModelOutput
 
-from distill.compression.low_rank import dense
-from distill.data.calibration import Calibration
-from distill.exporters.export_source import Student
+from distill.compression.low_rank import expand_pairs
+from distill.data.calibration import CalibrationAudio
+from distill.exporters.export_source import ExportSource
 from eval.decoding.transcriber import Transcriber
 from eval.runtimes.torch_runtime import TorchRuntime
 from recipes.core.atomic_files import write_json
@@ -50,7 +50,7 @@ MB in 16 bits) with zero in it.
 HEAD = "proj_out"
 
 
-def export_compressed_tensors(student: Student, folder: Path, precisions: Sequence[str]) -> None:
+def export_compressed_tensors(student: ExportSource, folder: Path, precisions: Sequence[str]) -> None:
     """Write `folder/compressed-{precision}/` for each precision, from up to 128 clips of `student.calibration`.
 
     Raises ValueError for an unknown precision, UserError where there is no calibration audio.
@@ -86,13 +86,13 @@ def group_size(model: nn.Module) -> int | None:
     return next((size for size in GROUPS if all(width % size == 0 for width in widths)), None)
 
 
-def calibration_batches(student: Student) -> list[dict[str, Tensor]]:
+def calibration_batches(student: ExportSource) -> list[dict[str, Tensor]]:
     """Of clips spread evenly over the training audio the log-mel [1, F, T] and the decoder's inputs [1, L].
 
     The latter are the student's own greedy text behind its prompt: what its decoder will see, in the way it writes, and
     to be had for audio without transcripts too.
     """
-    clips = Calibration.spread(student.calibration, student.model.config, CLIPS, "export.compressed_tensors:")
+    clips = CalibrationAudio.spread(student.calibration, student.model.config, CLIPS, "export.compressed_tensors:")
     transcriber = Transcriber(TorchRuntime(student.model), student.source, student.language, student.task)
     batches = []
     for mel_1FT in tqdm(clips, "calibration texts", unit="clip"):
@@ -103,10 +103,10 @@ def calibration_batches(student: Student) -> list[dict[str, Tensor]]:
 
 
 def write_quantized(
-    student: Student, folder: Path, target: Path, scheme: dict[str, Any], batches: list[dict[str, Tensor]]
+    student: ExportSource, folder: Path, target: Path, scheme: dict[str, Any], batches: list[dict[str, Tensor]]
 ) -> None:
     """Round a copy of the student by this scheme, in compressed-tensors' words; write it with the JSONs of `folder`."""
-    model = copy.deepcopy(dense(student.model, "compressed-tensors"))
+    model = copy.deepcopy(expand_pairs(student.model, "compressed-tensors"))
     # llm-compressor takes config.json from there: the student's own may name layers that `dense` has undone.
     model.config._name_or_path = str(folder)
     with _quiet():

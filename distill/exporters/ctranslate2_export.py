@@ -29,8 +29,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from tokenizers import Tokenizer
 
-from distill.compression.low_rank import dense
-from distill.exporters.export_source import Student
+from distill.compression.low_rank import expand_pairs
+from distill.exporters.export_source import ExportSource
 from eval.runtimes.model_format import load_tokenizer
 from recipes.core.errors import UserError
 
@@ -45,7 +45,7 @@ FILES = ("tokenizer.json", "preprocessor_config.json")
 """Carried over as they are."""
 
 
-def export_ctranslate2(student: Student, folder: Path, precisions: Sequence[str]) -> None:
+def export_ctranslate2(student: ExportSource, folder: Path, precisions: Sequence[str]) -> None:
     """Write `folder/ctranslate2-{precision}/` for each precision.
 
     Raises ValueError for an unknown precision, UserError for a student that is not in CTranslate2's shape or whose
@@ -72,11 +72,11 @@ def export_ctranslate2(student: Student, folder: Path, precisions: Sequence[str]
 
 
 @torch.no_grad()
-def _specification(student: Student, folder: Path) -> Any:
+def _specification(student: ExportSource, folder: Path) -> Any:
     from ctranslate2.converters.transformers import WhisperLoader
 
     # A copy, as quantisation scales the float32 weights in place: the next precision would start from integers.
-    model = copy.deepcopy(dense(student.model, "ctranslate2"))
+    model = copy.deepcopy(expand_pairs(student.model, "ctranslate2"))
     spec = WhisperLoader().get_model_spec(model)
     # The export's own, where it was written: its heads were chosen for this student.
     laid_out = (folder / "generation_config.json").is_file()
@@ -86,7 +86,7 @@ def _specification(student: Student, folder: Path) -> Any:
     spec.config.suppress_ids = generation.get("suppress_tokens") or []
     spec.config.suppress_ids_begin = generation.get("begin_suppress_tokens") or []
     spec.config.lang_ids = sorted((generation.get("lang_to_id") or {}).values())
-    spec.config.alignment_heads = alignment_heads(generation, model)
+    spec.config.alignment_heads = default_alignment_heads(generation, model)
     return spec
 
 
@@ -100,7 +100,7 @@ def token_names(tokenizer: Tokenizer, size: int) -> list[str]:
     return [names.get(number, f"<|{0.02 * (number - start):.2f}|>") for number in range(size)]
 
 
-def alignment_heads(generation: dict[str, Any], model: "WhisperForConditionalGeneration") -> list[list[int]]:
+def default_alignment_heads(generation: dict[str, Any], model: "WhisperForConditionalGeneration") -> list[list[int]]:
     """Layer and head of the cross-attention that word timestamps are read from."""
     layers, heads = model.config.decoder_layers, model.config.decoder_attention_heads
     known = [[layer, head] for layer, head in generation.get("alignment_heads") or [] if layer < layers]

@@ -26,11 +26,11 @@ from transformers import WhisperForConditionalGeneration
 
 from data_prep.labels.label_store import Label
 from data_prep.labels.quality_checks import kept_labels
-from distill.data.calibration import Calibration
+from distill.data.calibration import CalibrationAudio
 from eval.audio.recordings import SAMPLE_RATE, read_audio
 from eval.decoding.transcriber import Transcriber
-from eval.decoding.word_times import Head, read_attention, smoothed, sounding, split_words, token_starts
-from eval.runtimes.model_format import Settings
+from eval.decoding.word_times import Head, loud_range, read_attention, smooth_attention, split_words, token_starts
+from eval.runtimes.model_format import JsonSettings
 from eval.runtimes.torch_runtime import TorchRuntime
 from recipes.core.atomic_files import write_json
 from recipes.core.errors import UserError
@@ -51,7 +51,7 @@ RECORD = "stage.json"
 
 
 @dataclass(frozen=True)
-class String:
+class JoinedClip:
     """Recordings one after the other, and where the words of each are."""
 
     samples: np.ndarray
@@ -63,7 +63,7 @@ class String:
 
 
 @dataclass(frozen=True)
-class Choice:
+class HeadChoice:
     """The heads, and how far their beginnings are from the truth."""
 
     heads: list[Head]
@@ -78,7 +78,9 @@ class Choice:
     """Beginnings compared."""
 
 
-def alignment_heads(recipe: Recipe, model: WhisperForConditionalGeneration, folder: Path, clips: int) -> Choice:
+def select_alignment_heads(
+    recipe: Recipe, model: WhisperForConditionalGeneration, folder: Path, clips: int
+) -> HeadChoice:
     """The heads of a model, on so many strings of the recipe's kept training labels; UserError where there are none."""
     if not (recipe.root / "quality" / "quality.parquet").is_file():
         raise UserError(
@@ -88,10 +90,10 @@ def alignment_heads(recipe: Recipe, model: WhisperForConditionalGeneration, fold
     kept = [label for label in kept_labels(recipe.root) if label.split == "train"]
     # Where the label is a guess there is no place in the audio that it belongs to.
     labels = sorted(kept, key=lambda label: -label.plain.mean_logprob)[: len(kept) // 2]
-    return choose(transcriber, model, list(strings(labels, transcriber, clips, recipe.seed)))
+    return choose_heads(transcriber, model, list(joined_clips(labels, transcriber, clips, recipe.seed)))
 
 
-def strings(labels: Sequence[Label], transcriber: Transcriber, clips: int, seed: int) -> Iterator[String]:
+def joined_clips(labels: Sequence[Label], transcriber: Transcriber, clips: int, seed: int) -> Iterator[JoinedClip]:
     """Strings of one source's labels, speaker by speaker where they are known, that fill at most the model's window."""
     draw, form = np.random.default_rng(seed), transcriber.format
     room = form.window_samples / SAMPLE_RATE
@@ -113,37 +115,39 @@ def strings(labels: Sequence[Label], transcriber: Transcriber, clips: int, seed:
             f"alignment heads: expected kept training labels of less than {room / 2:g} s, two of which fill a window, "
             f"found {len(short)}; set export.alignment_clips=0"
         )
-    for group in Calibration.of(joined, clips):
+    for group in CalibrationAudio.of(joined, clips):
         clips_N = [read_audio(label.audio) for label in group]
-        made = join(clips_N, [label.text for label in group], transcriber.tokenizer, draw, PAUSE)
+        made = join_recordings(clips_N, [label.text for label in group], transcriber.tokenizer, draw, PAUSE)
         if len(form.prompt) + len(made.tokens) <= form.max_length:
             yield made
 
 
-def join(
+def join_recordings(
     recordings: Sequence[np.ndarray],
     texts: Sequence[str],
     tokenizer: Tokenizer,
     draw: np.random.Generator,
     pause: float,
-) -> String:
+) -> JoinedClip:
     """Recordings [N] at 16 kHz and their texts as one, with a silence of up to `pause` seconds after each."""
     parts: list[np.ndarray] = []
     tokens: list[int] = []
     spans, seconds = [], []
     for samples, text in zip(recordings, texts, strict=True):
         offset = sum(map(len, parts)) / SAMPLE_RATE
-        begin, end = sounding(samples)
+        begin, end = loud_range(samples)
         seconds.append((offset + begin, offset + end))
         said = tokenizer.encode(f" {text.strip()}", add_special_tokens=False).ids
         words = split_words(tokenizer, said)
         spans.append((len(tokens) + words[0][1], len(tokens) + words[-1][2]))
         tokens += said
         parts += [samples, np.zeros(round(draw.uniform(0, pause) * SAMPLE_RATE), np.float32)]
-    return String(np.concatenate(parts), tokens, spans, seconds)
+    return JoinedClip(np.concatenate(parts), tokens, spans, seconds)
 
 
-def choose(transcriber: Transcriber, model: WhisperForConditionalGeneration, strings: Sequence[String]) -> Choice:
+def choose_heads(
+    transcriber: Transcriber, model: WhisperForConditionalGeneration, strings: Sequence[JoinedClip]
+) -> HeadChoice:
     """The best set of heads and width on these strings: see the module."""
     config = model.config
     heads = list(product(range(config.decoder_layers), range(config.decoder_attention_heads)))
@@ -154,15 +158,15 @@ def choose(transcriber: Transcriber, model: WhisperForConditionalGeneration, str
     ]
     found = []
     for width in WIDTHS:
-        pictures = [smoothed(each.astype(np.float32), width).astype(np.float16) for each in attention]
-        chosen, error, alone = best_set(pictures, strings)
+        pictures = [smooth_attention(each.astype(np.float32), width).astype(np.float16) for each in attention]
+        chosen, error, alone = best_head_set(pictures, strings)
         names = {f"{layer}.{head}": float(each) for (layer, head), each in zip(heads, alone, strict=True)}
         count = sum(len(one.spans) for one in strings)
-        found.append(Choice([heads[place] for place in chosen], width, error, names, len(strings), count))
+        found.append(HeadChoice([heads[place] for place in chosen], width, error, names, len(strings), count))
     return min(found, key=lambda choice: choice.error_ms)
 
 
-def best_set(pictures: Sequence[np.ndarray], strings: Sequence[String]) -> tuple[list[int], float, np.ndarray]:
+def best_head_set(pictures: Sequence[np.ndarray], strings: Sequence[JoinedClip]) -> tuple[list[int], float, np.ndarray]:
     """Of each string's pictures [H, N, S] the best head, then whichever helps the mean the most, while one does.
 
     Gives the heads' places, their error together, and that of each alone [H], in ms.
@@ -178,7 +182,7 @@ def best_set(pictures: Sequence[np.ndarray], strings: Sequence[String]) -> tuple
     return chosen, best, alone_H
 
 
-def _errors(pictures: Sequence[np.ndarray], strings: Sequence[String], sets: Sequence[list[int]]) -> np.ndarray:
+def _errors(pictures: Sequence[np.ndarray], strings: Sequence[JoinedClip], sets: Sequence[list[int]]) -> np.ndarray:
     """Mean absolute error of the beginnings of each set of heads, ms; at most LOST."""
     found = []
     for picture_HNS, one in zip(pictures, strings, strict=True):
@@ -189,11 +193,11 @@ def _errors(pictures: Sequence[np.ndarray], strings: Sequence[String], sets: Seq
     return errors
 
 
-def write_heads(folder: Path, choice: Choice) -> None:
+def write_heads(folder: Path, choice: HeadChoice) -> None:
     """Heads and width into a model folder's JSON files, where transformers too looks for them."""
     for name, key, value in (
         ("generation_config.json", "alignment_heads", [list(head) for head in choice.heads]),
         ("config.json", "median_filter_width", choice.width),
     ):
-        settings: dict[str, Any] = dict(Settings.read(folder / name))
+        settings: dict[str, Any] = dict(JsonSettings.read(folder / name))
         write_json(folder / name, settings | {key: value})

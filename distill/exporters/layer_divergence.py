@@ -11,11 +11,11 @@ from typing import Any
 
 from tqdm import tqdm
 
-from distill.exporters.export_source import Student
+from distill.exporters.export_source import ExportSource
 from distill.exporters.folder_layout import write_layout
-from distill.exporters.parity import Difference, Reference, forced
+from distill.exporters.parity import RunningError, TorchReference, forced_decoding
 from distill.exporters.registry import EXPORTERS
-from distill.models.cutting import cut
+from distill.models.cutting import cut_layers
 from distill.models.saving import save_model
 from eval.runtimes.registry import open_runtime
 from eval.runtimes.torch_runtime import TorchRuntime
@@ -25,7 +25,7 @@ CLIPS = 4
 
 
 @dataclass(frozen=True)
-class Departure:
+class LayerDivergence:
     """The first layer after which the PSNR is below the limit."""
 
     part: str
@@ -40,9 +40,14 @@ class Departure:
         return f"{self.part} layer {self.layer} is the first to depart ({course} dB after each layer)"
 
 
-def first_departure(
-    student: Student, runtime: str, precision: Precision, reference: Reference, row: dict[str, Any], limit_db: float
-) -> Departure | None:
+def first_diverging_layer(
+    student: ExportSource,
+    runtime: str,
+    precision: Precision,
+    reference: TorchReference,
+    row: dict[str, Any],
+    limit_db: float,
+) -> LayerDivergence | None:
     """The layer behind a row of `parity.compare` with encoder states or logits below `limit_db`; None without such."""
     part = next((part for part in ("encoder", "logits") if row[part]["psnr_db"] < limit_db), None)
     if part is None:
@@ -56,15 +61,19 @@ def first_departure(
         course.append(_psnr_db(student, kept, runtime, precision, reference, part))
         if course[-1] < limit_db:
             break
-    return Departure("encoder" if part == "encoder" else "decoder", len(course), course)
+    return LayerDivergence("encoder" if part == "encoder" else "decoder", len(course), course)
 
 
 def _psnr_db(
-    student: Student, kept: tuple[list[int], list[int]], runtime: str, precision: Precision, reference: Reference,
+    student: ExportSource,
+    kept: tuple[list[int], list[int]],
+    runtime: str,
+    precision: Precision,
+    reference: TorchReference,
     part: str,
-) -> float:  # fmt: skip
+) -> float:
     """Of encoder states or logits, the student cut to these layers, beside torch cut in the same way."""
-    model, difference = cut(student.model, *kept), Difference()
+    model, difference = cut_layers(student.model, *kept), RunningError()
     prompt = reference.transcriber.format.prompt
     with tempfile.TemporaryDirectory() as place:
         source, folder = Path(place) / "checkpoint", Path(place) / "export"
@@ -73,7 +82,7 @@ def _psnr_db(
         EXPORTERS[runtime](replace(student, model=model, source=source), folder, [precision])
         torch_side, other = TorchRuntime(model), open_runtime(runtime, folder, precision, threads=2)
         for clip in reference.clips[:CLIPS]:
-            states, found = (forced(side, clip.mel_BFT, prompt, clip.tokens) for side in (torch_side, other))
+            states, found = (forced_decoding(side, clip.mel_BFT, prompt, clip.tokens) for side in (torch_side, other))
             pairs = [(states[0], found[0])] if part == "encoder" else zip(states[1], found[1], strict=True)
             for expected, departed in pairs:
                 difference.add(expected, departed)

@@ -30,12 +30,12 @@ import torch
 from torch import Tensor, nn
 from transformers.models.whisper.modeling_whisper import WhisperAttention
 
-from distill.compression.low_rank import dense
+from distill.compression.low_rank import expand_pairs
 from distill.exporters.static_graphs import Attention, Form, Groups, StaticDecoder, StaticEncoder
 from distill.exporters.static_interface import decoder_inputs, encoder_inputs, write_manifest
 
 if TYPE_CHECKING:
-    from distill.exporters.export_source import Student
+    from distill.exporters.export_source import ExportSource
 
 
 class Pointwise(nn.Module):
@@ -93,18 +93,18 @@ SHARED_BYTES = 1024
 """Smaller constants are shapes and scales, which are not worth the search."""
 
 
-def export_mobile(student: "Student", folder: Path) -> None:
+def export_mobile(student: "ExportSource", folder: Path) -> None:
     """Write `folder/mobile/` in float32: the accelerators' own compilers quantise."""
     from distill.exporters.onnx_export import OPSET, quiet
-    from distill.exporters.tflite_export import convert
+    from distill.exporters.tflite_export import convert_to_tflite
 
-    model, folder = dense(student.model, "mobile"), folder / "mobile"
+    model, folder = expand_pairs(student.model, "mobile"), folder / "mobile"
     folder.mkdir(parents=True, exist_ok=True)
     for name, graph, inputs in (
         ("encoder", StaticEncoder(model, MOBILE), encoder_inputs(model)),
         ("decoder", StaticDecoder(model, MOBILE), decoder_inputs(model)),
     ):
-        (folder / f"{name}.tflite").write_bytes(share_constants(convert(graph, inputs)))
+        (folder / f"{name}.tflite").write_bytes(share_constants(convert_to_tflite(graph, inputs)))
         with torch.no_grad(), quiet():
             torch.onnx.export(
                 graph.eval(), (), str(folder / f"{name}.onnx"), kwargs=inputs, input_names=list(inputs),

@@ -63,8 +63,8 @@ def export_onnx(
     `model` is on the CPU in float32 with a tied head. Equal weights give equal bytes. Raises ValueError for
     another dtype or device, for an untied head, and for an unknown precision.
     """
-    from distill.exporters.onnx_merge import merge_decoder, tidy
-    from distill.exporters.onnx_quantize import quantize, store
+    from distill.exporters.onnx_merge import merge_decoder, strip_debug_information
+    from distill.exporters.onnx_quantize import quantize_onnx, store_in_precision
 
     if unknown := [precision for precision in precisions if precision not in SUFFIX]:
         raise ValueError(f"precisions: expected some of {', '.join(SUFFIX)}, found {', '.join(unknown)}")
@@ -74,21 +74,21 @@ def export_onnx(
         )
     folder = folder / "onnx"
     folder.mkdir(parents=True, exist_ok=True)
-    encoder, first, past = (tidy(graph) for graph in trace(model))
+    encoder, first, past = (strip_debug_information(graph) for graph in trace(model))
     embedding_VD = model.model.decoder.embed_tokens.weight.detach().numpy()
     files: dict[Precision, list[Path]] = {}
     for precision in precisions:
         parts = [encoder, first, past]
         if precision == "int8":
             with tempfile.TemporaryDirectory() as scratch:
-                parts = [quantize(part, Path(scratch)) for part in parts]
+                parts = [quantize_onnx(part, Path(scratch)) for part in parts]
         models = {
             "encoder_model": parts[0],
             "decoder_model_merged": merge_decoder(parts[1], parts[2], embedding_VD, precision),
         }
         files[precision] = []
         for name, graph in models.items():
-            files[precision] += _save(store(graph, precision), folder / f"{name}{SUFFIX[precision]}.onnx")
+            files[precision] += _save(store_in_precision(graph, precision), folder / f"{name}{SUFFIX[precision]}.onnx")
     return files
 
 

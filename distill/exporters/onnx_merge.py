@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import onnx
 
 
-def tidy(model: "onnx.ModelProto") -> "onnx.ModelProto":
+def strip_debug_information(model: "onnx.ModelProto") -> "onnx.ModelProto":
     """Drop what the exporter notes of source files and its own run: equal weights give equal bytes."""
     import onnx
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import onnx
 
 
-def quantize(model: "onnx.ModelProto", scratch: Path) -> "onnx.ModelProto":
+def quantize_onnx(model: "onnx.ModelProto", scratch: Path) -> "onnx.ModelProto":
     """The same graph with int8 weights in every MatMul that has any; `scratch` is a folder for its files.
 
     Convolutions stay in floating point: with ConvInteger the encoder takes 508 and not 417 ms (whisper-tiny's
@@ -53,7 +53,7 @@ def quantize_columns(weight_DV: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.clip(np.rint(weight_DV / scale_V), -127, 127).astype(np.int8), scale_V
 
 
-def store(model: "onnx.ModelProto", precision: Precision) -> "onnx.ModelProto":
+def store_in_precision(model: "onnx.ModelProto", precision: Precision) -> "onnx.ModelProto":
     """The same model with its float32 matrices in the precision's width, widened by nodes that are folded at load.
 
     float16 behind a Cast; int8 with a scale a row behind a Cast and a Mul, which are what an int8 graph still has in

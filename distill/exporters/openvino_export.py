@@ -32,7 +32,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoTokenizer, WhisperForConditionalGeneration
 
-from distill.exporters.export_source import Student
+from distill.exporters.export_source import ExportSource
 from distill.exporters.whisper_graphs import DecoderFirstGraph, DecoderWithPastGraph, EncoderGraph
 from recipes.core.atomic_files import write_json
 from recipes.schema.export_section import Precision
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     import openvino
 
 
-def export_openvino(student: Student, folder: Path, precisions: Sequence[Precision]) -> None:
+def export_openvino(student: ExportSource, folder: Path, precisions: Sequence[Precision]) -> None:
     """Write `folder/openvino-{precision}/` for each precision; int8 takes a few dozen clips of `student.calibration`.
 
     Weights are float32 in fp32, float16 in fp16; in int8 see `openvino_quantize`. Raises ValueError for an untied head,
@@ -49,7 +49,7 @@ def export_openvino(student: Student, folder: Path, precisions: Sequence[Precisi
     """
     import openvino
 
-    from distill.exporters.openvino_quantize import calibration_mels, quantize
+    from distill.exporters.openvino_quantize import calibration_mels, quantize_openvino
 
     mels = calibration_mels(student) if "int8" in precisions else []  # first, as it is what may be missing
     encoder, decoder = encoder_model(student.model), decoder_model(student.model)
@@ -61,7 +61,7 @@ def export_openvino(student: Student, folder: Path, precisions: Sequence[Precisi
             shutil.copyfile(file, target / file.name)
         models = {"encoder_model": encoder, "decoder_model": decoder}
         if precision == "int8":
-            models["encoder_model"], models["decoder_model"], choice = quantize(
+            models["encoder_model"], models["decoder_model"], choice = quantize_openvino(
                 encoder, decoder, mels, student.smooth_quant
             )
             write_json(target / "quantization.json", choice)

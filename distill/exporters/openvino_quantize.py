@@ -26,8 +26,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from distill.data.calibration import Calibration
-from distill.exporters.export_source import Student
+from distill.data.calibration import CalibrationAudio
+from distill.exporters.export_source import ExportSource
 
 if TYPE_CHECKING:
     import openvino
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 CALIBRATION_CLIPS, HELD_OUT_CLIPS = 32, 12
 
 
-def quantize(
+def quantize_openvino(
     encoder: "openvino.Model", decoder: "openvino.Model", mels: list[np.ndarray], alphas: Sequence[float | None]
 ) -> "tuple[openvino.Model, openvino.Model, dict[str, Any]]":
     """Both models in int8, the given ones left as they are, and what was chosen from what; log-mels [1, F, T].
@@ -70,10 +70,10 @@ def quantize(
     )
 
 
-def calibration_mels(student: Student) -> list[np.ndarray]:
+def calibration_mels(student: ExportSource) -> list[np.ndarray]:
     """Log-mels [1, F, T] of clips spread evenly over the training audio. Raises UserError where there is none."""
     clips = CALIBRATION_CLIPS + HELD_OUT_CLIPS
-    return list(Calibration.spread(student.calibration, student.model.config, clips, "export.openvino: int8"))
+    return list(CalibrationAudio.spread(student.calibration, student.model.config, clips, "export.openvino: int8"))
 
 
 def _quantized(encoder: "openvino.Model", mels: list[np.ndarray], alpha: float | None) -> "openvino.Model":

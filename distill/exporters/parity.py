@@ -17,7 +17,7 @@ from eval.scoring.error_rates import Normalize, bootstrap, count_errors
 
 
 @dataclass(frozen=True)
-class Clip:
+class ParityClip:
     """What torch makes of one clip."""
 
     mel_BFT: np.ndarray
@@ -31,11 +31,11 @@ class Clip:
 
 
 @dataclass(frozen=True)
-class Reference:
+class TorchReference:
     """Torch on all clips, one at a time as the device runs them."""
 
     transcriber: Transcriber
-    clips: list[Clip]
+    clips: list[ParityClip]
     max_tokens: int | None
     normalize: Normalize
 
@@ -43,19 +43,23 @@ class Reference:
     def take(
         cls, transcriber: Transcriber, recordings: Sequence[tuple[Sequence[str], str | None]], max_tokens: int | None,
         normalize: Normalize,
-    ) -> "Reference":  # fmt: skip
+    ) -> "TorchReference":  # fmt: skip
         """Run torch over the recordings, each with its transcript where there is one."""
         clips = []
         for audio, truth in tqdm(recordings, "parity torch", unit="clip"):
             mel_BFT = transcriber.features([read_audio(audio)])
             (transcript,) = transcriber.decode(mel_BFT, max_tokens=max_tokens)
-            encoder_BSD, logits = forced(transcriber.runtime, mel_BFT, transcriber.format.prompt, transcript.tokens)
+            encoder_BSD, logits = forced_decoding(
+                transcriber.runtime, mel_BFT, transcriber.format.prompt, transcript.tokens
+            )
             spoken = normalize(truth) if truth else None
-            clips.append(Clip(mel_BFT, encoder_BSD, logits, transcript.tokens, normalize(transcript.text), spoken))
+            clips.append(
+                ParityClip(mel_BFT, encoder_BSD, logits, transcript.tokens, normalize(transcript.text), spoken)
+            )
         return cls(transcriber, clips, max_tokens, normalize)
 
 
-def forced(
+def forced_decoding(
     runtime: Runtime, mel_BFT: np.ndarray, prompt: list[int], tokens: list[int]
 ) -> tuple[np.ndarray, list[np.ndarray]]:
     """Encoder states, and the logits along a given text: every cached step is exercised, none depends on a tie."""
@@ -71,13 +75,13 @@ def forced(
     return encoder_BSD, logits
 
 
-def compare(reference: Reference, runtime: Runtime, name: str) -> dict[str, Any]:
+def compare_with_torch(reference: TorchReference, runtime: Runtime, name: str) -> dict[str, Any]:
     """Errors of encoder states and logits, the share of clips with equal greedy tokens, WER beside torch's."""
     torch_side = reference.transcriber
-    encoder, logits, equal, texts = Difference(), Difference(), 0, list[str]()
+    encoder, logits, equal, texts = RunningError(), RunningError(), 0, list[str]()
     other = Transcriber.with_runtime(torch_side, runtime)
     for clip in tqdm(reference.clips, f"parity {name}", unit="clip"):
-        encoder_BSD, steps = forced(runtime, clip.mel_BFT, torch_side.format.prompt, clip.tokens)
+        encoder_BSD, steps = forced_decoding(runtime, clip.mel_BFT, torch_side.format.prompt, clip.tokens)
         encoder.add(clip.encoder_BSD, encoder_BSD)
         for expected, found in zip(clip.logits, steps, strict=True):
             logits.add(expected, found)
@@ -92,7 +96,7 @@ def compare(reference: Reference, runtime: Runtime, name: str) -> dict[str, Any]
     }
 
 
-def _wer_increase(clips: Sequence[Clip], texts: Sequence[str]) -> dict[str, float] | None:
+def _wer_increase(clips: Sequence[ParityClip], texts: Sequence[str]) -> dict[str, float] | None:
     """WER above torch's on the clips with a transcript, points, with its 95 % interval; None where none has one."""
     rows = [(clip.truth, clip.text, text) for clip, text in zip(clips, texts, strict=True) if clip.truth]
     if not rows:
@@ -101,7 +105,7 @@ def _wer_increase(clips: Sequence[Clip], texts: Sequence[str]) -> dict[str, floa
     return asdict(bootstrap(count_errors(truth, found), count_errors(truth, expected), resamples=1000, seed=0))
 
 
-class Difference:
+class RunningError:
     """Running error between expected and found arrays."""
 
     def __init__(self) -> None:

@@ -9,15 +9,15 @@ from recipes.schema.export_section import Precision
 if TYPE_CHECKING:
     pass
 
-from distill.exporters.export_source import Student
+from distill.exporters.export_source import ExportSource
 from recipes.core.errors import UserError
-from recipes.schema.export_section import Export
+from recipes.schema.export_section import ExportSection
 
-Exporter = Callable[[Student, Path, Sequence[Precision]], None]
+Exporter = Callable[[ExportSource, Path, Sequence[Precision]], None]
 """Writes these precisions into a model folder that holds the student's JSONs already (`eval.runtimes.registry` loads them)."""
 
 
-def _onnx(student: Student, folder: Path, precisions: Sequence[Precision]) -> None:
+def _onnx(student: ExportSource, folder: Path, precisions: Sequence[Precision]) -> None:
     from distill.exporters.folder_layout import complete_onnx
     from distill.exporters.onnx_export import export_onnx
 
@@ -25,31 +25,31 @@ def _onnx(student: Student, folder: Path, precisions: Sequence[Precision]) -> No
     complete_onnx(folder)
 
 
-def _openvino(student: Student, folder: Path, precisions: Sequence[Precision]) -> None:
+def _openvino(student: ExportSource, folder: Path, precisions: Sequence[Precision]) -> None:
     from distill.exporters.openvino_export import export_openvino
 
     export_openvino(student, folder, precisions)
 
 
-def _tflite(student: Student, folder: Path, precisions: Sequence[Precision]) -> None:
+def _tflite(student: ExportSource, folder: Path, precisions: Sequence[Precision]) -> None:
     from distill.exporters.tflite_export import export_tflite
 
     export_tflite(student, folder, precisions)
 
 
-def _mobile(student: Student, folder: Path, _precisions: Sequence[Precision]) -> None:
+def _mobile(student: ExportSource, folder: Path, _precisions: Sequence[Precision]) -> None:
     from distill.exporters.mobile_graphs import export_mobile
 
     export_mobile(student, folder)
 
 
-def _ctranslate2(student: Student, folder: Path, precisions: Sequence[Precision]) -> None:
+def _ctranslate2(student: ExportSource, folder: Path, precisions: Sequence[Precision]) -> None:
     from distill.exporters.ctranslate2_export import export_ctranslate2
 
     export_ctranslate2(student, folder, precisions)
 
 
-def _compressed_tensors(student: Student, folder: Path, precisions: Sequence[Precision]) -> None:
+def _compressed_tensors(student: ExportSource, folder: Path, precisions: Sequence[Precision]) -> None:
     from distill.exporters.compressed_tensors_export import export_compressed_tensors
 
     export_compressed_tensors(student, folder, precisions)
@@ -68,7 +68,7 @@ EXTRAS = {"mobile": "tflite", "compressed_tensors": "int4"}
 """Of pyproject.toml, for those that are not named after their runtime."""
 
 
-def export(student: Student, folder: Path, section: Export) -> None:
+def write_artefacts(student: ExportSource, folder: Path, section: ExportSection) -> None:
     """Every runtime's files of the section's precisions; UserError where an exporter's package is not installed."""
     for runtime, write in EXPORTERS.items():
         if not (precisions := getattr(section, runtime)):

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from transformers import WhisperForConditionalGeneration
 from transformers.models.whisper.modeling_whisper import WhisperAttention
 
-from distill.exporters.whisper_graphs import require_tied
+from distill.exporters.whisper_graphs import require_tied_head
 
 MAX_CACHE = 200
 """Tokens, as Qualcomm's: a 30 s window seldom holds more, and a step moves the whole cache."""
@@ -134,7 +134,7 @@ class StaticDecoder(nn.Module):
 
     def __init__(self, model: WhisperForConditionalGeneration, form: Form = BATCHED):
         super().__init__()
-        require_tied(model)
+        require_tied_head(model)
         decoder = model.model.decoder
         self.positions = decoder.embed_positions.weight
         self.layers: Any = nn.ModuleList(_SelfBlock(layer, form) for layer in decoder.layers)

@@ -39,7 +39,7 @@ from distill.exporters.static_graphs import StaticDecoder, StaticEncoder
 from distill.exporters.static_interface import decoder_inputs, encoder_inputs, write_manifest
 
 if TYPE_CHECKING:
-    from distill.exporters.export_source import Student
+    from distill.exporters.export_source import ExportSource
 
 
 SUFFIX = {"fp32": "", "fp16": "_fp16", "int8": "_int8"}
@@ -48,7 +48,7 @@ _FLOAT16_OPERATORS = ("FULLY_CONNECTED", "CONV_2D", "EMBEDDING_LOOKUP")
 """Those whose weights ai_edge_quantizer can cast; no other in these graphs has any of size."""
 
 
-def export_tflite(student: "Student", folder: Path, precisions: Sequence[str]) -> None:
+def export_tflite(student: "ExportSource", folder: Path, precisions: Sequence[str]) -> None:
     """Write `folder/tflite/`. Raises ValueError for an unknown precision and for a model not in float32 on the CPU."""
     if unknown := [precision for precision in precisions if precision not in SUFFIX]:
         raise ValueError(f"precisions: expected some of {', '.join(SUFFIX)}, found {', '.join(unknown)}")
@@ -61,9 +61,9 @@ def export_tflite(student: "Student", folder: Path, precisions: Sequence[str]) -
         ("encoder", StaticEncoder(model), encoder_inputs(model)),
         ("decoder", StaticDecoder(model), decoder_inputs(model)),
     ):
-        content = convert(graph, inputs)
+        content = convert_to_tflite(graph, inputs)
         for precision in precisions:
-            (folder / f"{name}{SUFFIX[precision]}.tflite").write_bytes(quantize(content, precision))
+            (folder / f"{name}{SUFFIX[precision]}.tflite").write_bytes(quantize_tflite(content, precision))
     files = {
         precision: {name: f"{name}{SUFFIX[precision]}.tflite" for name in ("encoder", "decoder")}
         for precision in precisions
@@ -71,7 +71,7 @@ def export_tflite(student: "Student", folder: Path, precisions: Sequence[str]) -
     write_manifest(folder / "manifest.json", model, files)
 
 
-def convert(graph: nn.Module, inputs: dict[str, Tensor]) -> bytes:
+def convert_to_tflite(graph: nn.Module, inputs: dict[str, Tensor]) -> bytes:
     """A graph as a LiteRT file in float32, its inputs and outputs named as in torch."""
     os.environ.setdefault("LITERT_TORCH_SHOW_PROGRESS", "n")  # thirty lines a graph
     with warnings.catch_warnings():
@@ -82,7 +82,7 @@ def convert(graph: nn.Module, inputs: dict[str, Tensor]) -> bytes:
     return content
 
 
-def quantize(content: bytes, precision: str) -> bytes:
+def quantize_tflite(content: bytes, precision: str) -> bytes:
     """The same file with weights in `precision`."""
     if precision == "fp32":
         return content

@@ -45,7 +45,7 @@ class DecoderFirstGraph(nn.Module):
 
     def __init__(self, model: WhisperForConditionalGeneration):
         super().__init__()
-        require_tied(model)
+        require_tied_head(model)
         self.decoder = model.model.decoder
 
     def forward(self, input_ids: Tensor, encoder_hidden_states: Tensor) -> tuple[Tensor, ...]:
@@ -78,7 +78,7 @@ class DecoderWithPastGraph(nn.Module):
 
     def __init__(self, model: WhisperForConditionalGeneration):
         super().__init__()
-        require_tied(model)
+        require_tied_head(model)
         self.decoder = model.model.decoder
 
     def forward(self, input_ids: Tensor, *past: Tensor) -> tuple[Tensor, ...]:
@@ -144,7 +144,7 @@ def _causal_mask(length: int, before: int) -> Tensor:
     return (key_1N > query_L1).float() * MASKED
 
 
-def require_tied(model: WhisperForConditionalGeneration) -> None:
+def require_tied_head(model: WhisperForConditionalGeneration) -> None:
     """ValueError unless the head is the embedding."""
     # Every exported file stores the vocabulary matrix once; whisper.cpp drops proj_out as well.
     head, embedding = model.proj_out.weight, model.model.decoder.embed_tokens.weight

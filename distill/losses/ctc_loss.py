@@ -15,7 +15,7 @@ SAMPLES_PER_POSITION = 320
 """Of 16 kHz audio: log-mel frames of 160, halved by the second convolution."""
 
 
-class CTC(torch.nn.Module):
+class CTCLoss(torch.nn.Module):
     """A linear head from encoder states to the vocabulary and a blank; not part of the student that is kept."""
 
     def __init__(self, width: int, vocabulary: int):

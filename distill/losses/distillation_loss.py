@@ -39,7 +39,7 @@ CHUNK_ELEMENTS = 2**23
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredDistribution:
     """The teacher's distribution as the label store keeps it (`data_prep.labels.label_store.Distribution`)."""
 
     ids_NK: torch.Tensor
@@ -48,17 +48,17 @@ class Stored:
     rest_N: torch.Tensor
     """Log-sum-exp of the other logits / T; -inf where there are none."""
 
-    def __getitem__(self, rows: slice) -> "Stored":
+    def __getitem__(self, rows: slice) -> "StoredDistribution":
         """The distribution of some of the tokens."""
-        return Stored(self.ids_NK[rows], self.logits_NK[rows], self.rest_N[rows])
+        return StoredDistribution(self.ids_NK[rows], self.logits_NK[rows], self.rest_N[rows])
 
 
-Teaching = torch.Tensor | Stored | None
+TeacherSignal = torch.Tensor | StoredDistribution | None
 """What the teacher says of N tokens: its logits [N, V], stored logits, or nothing."""
 
 
 @dataclass(frozen=True)
-class Weights:
+class LossWeights:
     """The constants of the loss."""
 
     ce: float
@@ -71,7 +71,7 @@ class Weights:
 
 
 def distillation_loss(
-    student_NV: torch.Tensor, labels_N: torch.Tensor, teacher: Teaching, weights: Weights
+    student_NV: torch.Tensor, labels_N: torch.Tensor, teacher: TeacherSignal, weights: LossWeights
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Sums [3] of loss, CE and KL over N tokens, and the loss's gradient [N, V] to the student's logits.
 
@@ -85,7 +85,7 @@ def distillation_loss(
     gradient_NV *= weights.ce
     kl = torch.zeros_like(ce)
     if teacher is not None and weights.kl:
-        divergence = stored_kl if isinstance(teacher, Stored) else live_kl
+        divergence = stored_kl if isinstance(teacher, StoredDistribution) else live_kl
         kl, difference_NV = divergence(student_NV, teacher, weights.temperature)  # type: ignore[arg-type]
         gradient_NV.add_(difference_NV, alpha=weights.kl * weights.temperature)
     return torch.stack([weights.ce * ce + weights.kl * weights.temperature**2 * kl, ce, kl]), gradient_NV
@@ -102,7 +102,9 @@ def live_kl(
     return kl, log_q_NV.exp_().sub_(p_NV)
 
 
-def stored_kl(student_NV: torch.Tensor, teacher: Stored, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
+def stored_kl(
+    student_NV: torch.Tensor, teacher: StoredDistribution, temperature: float
+) -> tuple[torch.Tensor, torch.Tensor]:
     """KL_K(teacher || student), summed over N tokens, and q - p [N, V], its gradient to student logits times T."""
     log_q_NV = (student_NV / temperature).log_softmax(dim=1)
     log_q_NK = log_q_NV.gather(1, teacher.ids_NK)
@@ -120,9 +122,9 @@ def stored_kl(student_NV: torch.Tensor, teacher: Stored, temperature: float) -> 
     return kl, difference_NV
 
 
-def head_loss(
+def lm_head_loss(
     hidden_ND: torch.Tensor, head_VD: torch.Tensor, labels_N: torch.Tensor,
-    teaching: Callable[[slice], Teaching], weights: Weights, *, scale: float = 1.0,
+    teaching: Callable[[slice], TeacherSignal], weights: LossWeights, *, scale: float = 1.0,
 ) -> torch.Tensor:  # fmt: skip
     """Sums [3] of loss, CE and KL of the LM head over hidden states, never holding logits of all tokens.
 
@@ -139,7 +141,7 @@ class _HeadLoss(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, hidden_ND: torch.Tensor, head_VD: torch.Tensor, labels_N: torch.Tensor,
-        teaching: Callable[[slice], Teaching], weights: Weights, scale: float,
+        teaching: Callable[[slice], TeacherSignal], weights: LossWeights, scale: float,
     ) -> torch.Tensor:  # fmt: skip
         device = hidden_ND.device.type
         half = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden_ND.dtype

@@ -24,7 +24,7 @@ def spaced_layers(teacher_layers: int, student_layers: int, part: str) -> list[i
     return [int(layer) for layer in np.linspace(0, teacher_layers - 1, student_layers).round()]
 
 
-def cut(
+def cut_layers(
     teacher: WhisperForConditionalGeneration, encoder: list[int], decoder: list[int]
 ) -> WhisperForConditionalGeneration:
     """A copy of the teacher with these layers only."""
@@ -33,10 +33,10 @@ def cut(
     config.decoder_layers = len(decoder)
     if getattr(config, "low_rank", None):
         config.low_rank = _renumbered(config.low_rank, encoder, decoder)
-    return rebuilt(teacher, type(teacher)(config), _renumbered(teacher.state_dict(), encoder, decoder))
+    return with_weights(teacher, type(teacher)(config), _renumbered(teacher.state_dict(), encoder, decoder))
 
 
-def rebuilt(
+def with_weights(
     source: WhisperForConditionalGeneration, model: WhisperForConditionalGeneration, weights: dict[str, torch.Tensor]
 ) -> WhisperForConditionalGeneration:
     """The model with these weights and all else that the source says of decoding; in evaluation mode."""
@@ -60,7 +60,7 @@ def _renumbered(values: dict[str, Any], encoder: list[int], decoder: list[int]) 
     return kept
 
 
-def from_scratch(like: WhisperForConditionalGeneration, seed: int) -> WhisperForConditionalGeneration:
+def reinitialise(like: WhisperForConditionalGeneration, seed: int) -> WhisperForConditionalGeneration:
     """Random weights in the same shape.
 
     transformers draws every weight with a standard deviation of 0.02, which leaves the audio in a small model a tenth

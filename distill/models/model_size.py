@@ -6,7 +6,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import WhisperForConditionalGeneration
 
 
-def parameters_m(model: WhisperForConditionalGeneration) -> dict[str, float]:
+def count_parameters_m(model: WhisperForConditionalGeneration) -> dict[str, float]:
     """Millions of parameters of encoder and decoder; the tied head counts once, with the decoder."""
     return {
         part: round(sum(tensor.numel() for tensor in getattr(model.model, part).parameters()) / 1e6, 3)

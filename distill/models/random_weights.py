@@ -11,10 +11,10 @@ from transformers import WhisperConfig, WhisperForConditionalGeneration
 
 from distill.models.saving import save_model
 from recipes.core.errors import UserError
-from recipes.core.whisper_shape import POSITIONS_PER_SECOND, Shape
+from recipes.core.whisper_shape import POSITIONS_PER_SECOND, WhisperShape
 
 
-def random_model(shape: Shape, vocabulary: Path, output: Path, seed: int = 0) -> None:
+def random_model(shape: WhisperShape, vocabulary: Path, output: Path, seed: int = 0) -> None:
     """Write a model folder; the vocabulary's folder says its size, mel bins and window, whatever the shape says."""
     try:
         generation = json.loads((vocabulary / "generation_config.json").read_text())

@@ -4,20 +4,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from distill.planning.cost_model import Costs
+from distill.planning.cost_model import CostModel
 from distill.planning.random_students import Artefact
-from distill.planning.search_space import Candidate, Teacher
-from eval.latency.budget_verdict import verdict
-from recipes.core.whisper_shape import Shape
+from distill.planning.search_space import Candidate, PlannedTeacher
+from eval.latency.budget_verdict import judge_artefact
+from recipes.core.whisper_shape import WhisperShape
 from recipes.schema.device_budget import DeviceBudget
 
 
 @dataclass(frozen=True)
-class Option:
+class StudentOption:
     """A student in one artefact, beside the budget."""
 
     candidate: Candidate
-    shape: Shape
+    shape: WhisperShape
     artefact: Artefact
     figures: Mapping[str, float]
     """Predicted, or measured."""
@@ -43,10 +43,10 @@ class Option:
         return layers, self.candidate.seconds, self.candidate.tokens or float("inf")
 
 
-def judged(
-    budget: DeviceBudget, candidate: Candidate, shape: Shape, artefact: Artefact, figures: Mapping[str, float],
+def judge_candidate(
+    budget: DeviceBudget, candidate: Candidate, shape: WhisperShape, artefact: Artefact, figures: Mapping[str, float],
     errors: Mapping[str, float], factor: float = 1.0,
-) -> Option:  # fmt: skip
+) -> StudentOption:  # fmt: skip
     """Beside the budget's limits, but for the WER; `errors` are shares by which a figure may be wrong."""
     limits = budget.limits.model_copy(update={"wer_increase": None})
     band = {key: (figures[key] * (1 - error), figures[key] * (1 + error)) for key, error in errors.items()}
@@ -57,33 +57,33 @@ def judged(
     peak = band.get("peak_rss_mb", (0.0, figures["peak_rss_mb"]))[1]
     if budget.memory_mb is not None and peak > budget.memory_mb:
         variant |= {"fits": False, "reason": f"up to {peak:.0f} MB expected, the cap is {budget.memory_mb:g} MB"}
-    said = verdict(budget.model_copy(update={"limits": limits}), variant, None, factor=factor)
-    return Option(candidate, shape, artefact, figures, said)
+    said = judge_artefact(budget.model_copy(update={"limits": limits}), variant, None, factor=factor)
+    return StudentOption(candidate, shape, artefact, figures, said)
 
 
-def options(
-    budget: DeviceBudget, teacher: Teacher, candidates: Sequence[Candidate],
-    fitted: Mapping[Artefact, tuple[Costs, Mapping[str, float]]], factor: float = 1.0,
-) -> list[Option]:  # fmt: skip
+def predict_options(
+    budget: DeviceBudget, teacher: PlannedTeacher, candidates: Sequence[Candidate],
+    fitted: Mapping[Artefact, tuple[CostModel, Mapping[str, float]]], factor: float = 1.0,
+) -> list[StudentOption]:  # fmt: skip
     """Every candidate in every artefact as its cost model predicts it."""
     return [
-        judged(budget, candidate, shape, artefact, costs.predict(shape), errors, factor)
+        judge_candidate(budget, candidate, shape, artefact, costs.predict(shape), errors, factor)
         for candidate in candidates
         for shape in [teacher.cut(candidate)]
         for artefact, (costs, errors) in fitted.items()
     ]
 
 
-def largest(found: Sequence[Option]) -> list[Option]:
+def largest_options(found: Sequence[StudentOption]) -> list[StudentOption]:
     """Those that pass and that no other passing one surpasses in depth, window and tokens; the largest first.
 
     Of one student's artefacts the cheapest stands for it, as in a report: the smallest on disk, then the fastest.
     """
-    cheapest: dict[Candidate, Option] = {}
+    cheapest: dict[Candidate, StudentOption] = {}
     for option in sorted(found, key=lambda each: (each.figures["size_mb"], each.figures["clip_p50_ms"])):
         if option.kept:
             cheapest.setdefault(option.candidate, option)
-    top: list[Option] = []
+    top: list[StudentOption] = []
     for option in sorted(cheapest.values(), key=lambda each: each.size, reverse=True):
         # One that surpasses it in everything is larger, and stands here already.
         if not any(_covers(other.candidate, option.candidate) for other in top):
@@ -91,7 +91,7 @@ def largest(found: Sequence[Option]) -> list[Option]:
     return top
 
 
-def nearest(found: Sequence[Option]) -> Option:
+def nearest_option(found: Sequence[StudentOption]) -> StudentOption:
     """The one that misses its worst limit by least."""
     return max(found, key=lambda option: min(option.margins.values(), default=1.0))
 

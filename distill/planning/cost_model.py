@@ -18,10 +18,10 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import nnls
 
-from recipes.core.whisper_shape import Shape
+from recipes.core.whisper_shape import WhisperShape
 
 Figures = Mapping[str, float]
-Point = tuple[Shape, Figures]
+Point = tuple[WhisperShape, Figures]
 """A measured shape."""
 
 TERMS = {
@@ -41,7 +41,7 @@ LIMITED = ("clip_p95_ms", "rtf", "peak_rss_mb", "size_mb")
 """What a budget limits of it."""
 
 
-def terms(shape: Shape) -> dict[str, float]:
+def cost_terms(shape: WhisperShape) -> dict[str, float]:
     """Work in 10^9 multiply-adds, weights and states in 10^6 numbers."""
     width, positions, (encoder_ffn, ffn) = shape.width, shape.source_positions, shape.neurons
     encoder, decoder = shape.encoder_layers, shape.decoder_layers
@@ -78,7 +78,7 @@ def nonnegative(features_NT: np.ndarray, values_N: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Costs:
+class CostModel:
     """A fitted model."""
 
     coefficients: Mapping[str, np.ndarray]
@@ -91,9 +91,9 @@ class Costs:
     """Real-time factor over a clip's median in ms."""
 
     @classmethod
-    def fit(cls, points: Sequence[Point], tokens: int) -> "Costs":
+    def fit(cls, points: Sequence[Point], tokens: int) -> "CostModel":
         """To the measured parts `mel_ms`, `encoder_ms`, ..., and `clip_p50_ms`, `clip_p95_ms`, `rtf` of each shape."""
-        known = [terms(shape) for shape, _ in points]
+        known = [cost_terms(shape) for shape, _ in points]
         coefficients = {
             part: nonnegative(
                 np.array([[each[name] for name in names] for each in known]),
@@ -107,9 +107,9 @@ class Costs:
         )
         return cls(coefficients, tokens, p95, rtf)
 
-    def predict(self, shape: Shape) -> dict[str, float]:
+    def predict(self, shape: WhisperShape) -> dict[str, float]:
         """The parts and what a budget limits."""
-        known = terms(shape)
+        known = cost_terms(shape)
         found = {
             part: float(self.coefficients[part] @ [known[name] for name in names]) for part, names in TERMS.items()
         }
@@ -122,13 +122,13 @@ def clip_ms(parts: Figures, tokens: int) -> float:
     return parts["mel_ms"] + parts["encoder_ms"] + parts["prompt_ms"] + (tokens - 1) * parts["token_ms"]
 
 
-def errors(points: Sequence[Point], tokens: int) -> dict[str, float]:
+def leave_one_out_errors(points: Sequence[Point], tokens: int) -> dict[str, float]:
     """Root mean square of the relative error of each limited figure, of fits that have not seen the point."""
     if len(points) == 1:  # nothing else to fit, and nothing else to predict
         return dict.fromkeys(LIMITED, 0.0)
     squares: dict[str, list[float]] = {key: [] for key in LIMITED}
     for index, (shape, figures) in enumerate(points):
-        said = Costs.fit([*points[:index], *points[index + 1 :]], tokens).predict(shape)
+        said = CostModel.fit([*points[:index], *points[index + 1 :]], tokens).predict(shape)
         for key in LIMITED:
             squares[key].append((said[key] / figures[key] - 1) ** 2)
     return {key: float(np.sqrt(np.mean(values))) for key, values in squares.items()}

@@ -2,19 +2,19 @@
 
 from collections.abc import Sequence
 
-from distill.planning.choice import Option
+from distill.planning.choice import StudentOption
 from distill.planning.cost_model import LIMITED
 from distill.planning.random_students import Artefact
 
 
-def table(found: Sequence[Option]) -> str:
+def options_table(found: Sequence[StudentOption]) -> str:
     """Aligned text, a student a line: its shape, and each limited figure with what it leaves of its limit."""
     limits = [f"{row['limit']:>24}" for row in found[0].verdict["rows"]]
     head = f"{'encoder':>7} {'decoder':>7} {'window':>6} {'tokens':>6}  {'artefact':<16} {'weights':>9}"
-    return "\n".join([" ".join([head, *limits]), *map(line, found)])
+    return "\n".join([" ".join([head, *limits]), *map(option_line, found)])
 
 
-def line(option: Option) -> str:
+def option_line(option: StudentOption) -> str:
     """One student."""
     candidate, weights = option.candidate, f"{option.shape.parameters / 1e6:.1f} M"
     shape = f"{candidate.encoder_layers:>7} {candidate.decoder_layers:>7} {candidate.seconds:>4} s "
@@ -25,7 +25,7 @@ def line(option: Option) -> str:
     ])  # fmt: skip
 
 
-def words_of(option: Option) -> str:
+def option_sentence(option: StudentOption) -> str:
     """The same in a sentence."""
     figures = [
         f"{row['limit']} {row['measured']:.3g} {row['unit']} of {row['allowed']:g}" for row in option.verdict["rows"]
@@ -37,7 +37,7 @@ def words_of(option: Option) -> str:
     )
 
 
-def _cells(option: Option) -> list[tuple[float, str, float]]:
+def _cells(option: StudentOption) -> list[tuple[float, str, float]]:
     return [(row["measured"], row["unit"], 1 - row["measured"] / row["allowed"]) for row in option.verdict["rows"]]
 
 

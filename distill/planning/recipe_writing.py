@@ -6,12 +6,12 @@ from typing import Any
 
 import yaml
 
-from distill.planning.choice import Option
-from distill.planning.search_space import Teacher
-from recipes.core.atomic_files import write_beside
+from distill.planning.choice import StudentOption
+from distill.planning.search_space import PlannedTeacher
+from recipes.core.atomic_files import atomic_write
 from recipes.core.errors import UserError
-from recipes.engine.check import estimate
-from recipes.schema.recipe import validate
+from recipes.engine.check import check_recipe
+from recipes.schema.recipe import validate_recipe
 
 
 def refuse_existing(path: Path) -> None:
@@ -21,22 +21,22 @@ def refuse_existing(path: Path) -> None:
 
 
 def write_recipe(
-    path: Path, option: Option, teacher: Teacher, budget: Path, *, threads: int, language: str | None,
+    path: Path, option: StudentOption, teacher: PlannedTeacher, budget: Path, *, threads: int, language: str | None,
     audio: Sequence[Path], comment: str,
 ) -> list[str]:  # fmt: skip
     """Write the recipe; what `sottovoce check` says of it. UserError as for any recipe that is not whole."""
     values = recipe_values(path, option, teacher, budget, threads=threads, language=language, audio=audio)
-    said = estimate(validate(values, str(path)))
+    said = check_recipe(validate_recipe(values, str(path)))
     refuse_existing(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     text = yaml.safe_dump(values, sort_keys=False, default_flow_style=None, width=120)
-    with write_beside(path) as beside:
+    with atomic_write(path) as beside:
         beside.write_text("".join(f"# {line}\n" for line in [f"sottovoce run {path}", *comment.splitlines()]) + text)
     return said
 
 
 def recipe_values(
-    path: Path, option: Option, teacher: Teacher, budget: Path, *, threads: int, language: str | None,
+    path: Path, option: StudentOption, teacher: PlannedTeacher, budget: Path, *, threads: int, language: str | None,
     audio: Sequence[Path],
 ) -> dict[str, Any]:  # fmt: skip
     """The sections: what the plan decided, and defaults for the rest."""

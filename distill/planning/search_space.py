@@ -8,9 +8,9 @@ from typing import Self
 
 import numpy as np
 
-from eval.runtimes.model_format import Settings, load_tokenizer
+from eval.runtimes.model_format import JsonSettings, load_tokenizer
 from recipes.core.errors import UserError
-from recipes.core.whisper_shape import HUB_SHAPES, POSITIONS_PER_SECOND, SHAPES, Shape
+from recipes.core.whisper_shape import HUB_SHAPES, POSITIONS_PER_SECOND, WHISPER_SHAPES, WhisperShape
 from recipes.engine.check import model_shape
 
 WINDOWS = (25, 20, 15, 10, 7, 5, 3)
@@ -35,12 +35,12 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Teacher:
+class PlannedTeacher:
     """What is cut: a shape and a tokenizer, for weights play no part."""
 
     model: str
     """As a recipe names it."""
-    shape: Shape
+    shape: WhisperShape
     processors: Path
     """Folder of tokenizer, feature extractor and generation config."""
     text_tokens: int
@@ -51,23 +51,23 @@ class Teacher:
 
         A shape has no tokenizer: it is that of `vocabulary`, by default of $VOCABULARY.
         """
-        model = f"openai/whisper-{name}" if name in SHAPES else name
+        model = f"openai/whisper-{name}" if name in WHISPER_SHAPES else name
         shape = HUB_SHAPES.get(model)
         if shape is None:
             if not Path(name).is_dir():
                 raise UserError(
-                    f"--teacher: expected {', '.join(SHAPES)} or a folder in Whisper format, found {name}; correct it"
+                    f"--teacher: expected {', '.join(WHISPER_SHAPES)} or a folder in Whisper format, found {name}; correct it"
                 )
             shape, vocabulary = model_shape(name, "--teacher"), Path(name)
             assert shape is not None
         folder = vocabulary or _vocabulary(model, shape)
-        features = Settings.read(folder / "preprocessor_config.json")
+        features = JsonSettings.read(folder / "preprocessor_config.json")
         tokens = load_tokenizer(folder).get_vocab(with_added_tokens=True).values()
         shape = replace(
             shape, vocabulary=1 + max(tokens), mel_bins=features["feature_size"],
             source_positions=features["chunk_length"] * POSITIONS_PER_SECOND,
         )  # fmt: skip
-        generation = Settings.read(folder / "generation_config.json")
+        generation = JsonSettings.read(folder / "generation_config.json")
         known = generation.get("lang_to_id") if generation.get("is_multilingual") else None
         if known and f"<|{language}|>" not in known:
             raise UserError(f"--language: expected a code such as en that {folder} knows, found {language}")
@@ -78,7 +78,7 @@ class Teacher:
         """Window."""
         return self.shape.source_positions // POSITIONS_PER_SECOND
 
-    def cut(self, candidate: Candidate) -> Shape:
+    def cut(self, candidate: Candidate) -> WhisperShape:
         """The student's shape: what `distill.compress` leaves of tokens and window."""
         vocabulary = self.shape.vocabulary
         if candidate.tokens is not None:  # timestamps, one a position, end with the window
@@ -88,7 +88,7 @@ class Teacher:
         return replace(shape, vocabulary=vocabulary, source_positions=candidate.seconds * POSITIONS_PER_SECOND)
 
 
-def _vocabulary(model: str, shape: Shape) -> Path:
+def _vocabulary(model: str, shape: WhisperShape) -> Path:
     kind = "large-v3" if shape.mel_bins == 128 else "english" if model.endswith(".en") else "multilingual"
     folder = Path(os.environ.get("VOCABULARY", f"../shared/whisper-vocab/{kind}"))
     if not (folder / "tokenizer.json").is_file():
@@ -100,7 +100,7 @@ def _vocabulary(model: str, shape: Shape) -> Path:
 
 
 @dataclass(frozen=True)
-class Space:
+class SearchSpace:
     """The values that a student may take."""
 
     encoder_layers: Sequence[int]
@@ -109,7 +109,7 @@ class Space:
     tokens: Sequence[int | None]
 
     @classmethod
-    def of(cls, teacher: Teacher, least_seconds: float) -> Self:
+    def of(cls, teacher: PlannedTeacher, least_seconds: float) -> Self:
         """All that a teacher allows, no window shorter than the clips; rising."""
         windows = {each for each in WINDOWS if least_seconds <= each < teacher.seconds} | {teacher.seconds}
         kept = sorted(each for each in TOKENS if each < teacher.text_tokens)

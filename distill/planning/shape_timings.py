@@ -25,23 +25,23 @@ import soundfile
 from tqdm import tqdm
 
 from distill.planning.cost_model import TIMES, Point
-from distill.planning.random_students import Artefact, build, exported
-from distill.planning.search_space import Candidate, Teacher
+from distill.planning.random_students import Artefact, build_artefacts, build_checkpoint
+from distill.planning.search_space import Candidate, PlannedTeacher
 from eval.audio.recordings import SAMPLE_RATE
 from eval.latency.measuring import run_task
-from eval.latency.paired_timing import WAKE_S, Player, in_turn, player
+from eval.latency.paired_timing import WAKE_S, ClipPlayer, open_player, time_in_turn
 from eval.runtimes.registry import weight_files
 from recipes.core.atomic_files import write_json
-from recipes.core.machine import machine
-from recipes.engine.freshness import text_digest
-from recipes.schema.device_budget import Setting
+from recipes.core.machine import describe_machine
+from recipes.engine.freshness import sha256_of_text
+from recipes.schema.device_budget import MeasurementSettings
 
 
 @dataclass(frozen=True)
-class Measuring:
+class ShapeTimings:
     """How shapes are measured."""
 
-    teacher: Teacher
+    teacher: PlannedTeacher
     cache: Path
     threads: int
     seconds: float
@@ -73,7 +73,7 @@ class Measuring:
     @property
     def folder(self) -> Path:
         """Of all that is measured alike."""
-        return self.cache / text_digest(json.dumps(self._setting, sort_keys=True))[:16]
+        return self.cache / sha256_of_text(json.dumps(self._setting, sort_keys=True))[:16]
 
     @property
     def _smallest(self) -> Candidate:
@@ -83,7 +83,7 @@ class Measuring:
     @property
     def _setting(self) -> dict[str, Any]:
         return {
-            "machine": machine(), "teacher": asdict(self.teacher.shape), "threads": self.threads,
+            "machine": describe_machine(), "teacher": asdict(self.teacher.shape), "threads": self.threads,
             "clip_seconds": self.seconds, "tokens": self.tokens, "runs": self.runs,
             "yardstick": asdict(self._smallest), "awake_s": WAKE_S,
         }  # fmt: skip
@@ -98,16 +98,18 @@ class Measuring:
         figures = {key: value * (factor if key in TIMES else 1) for key, value in row["figures"].items()}
         return replace(self.teacher.cut(candidate), vocabulary=row["vocabulary"]), figures
 
-    def _measure(self, candidate: Candidate, artefacts: Sequence[Artefact], yardstick: Player) -> None:
+    def _measure(self, candidate: Candidate, artefacts: Sequence[Artefact], yardstick: ClipPlayer) -> None:
         with tempfile.TemporaryDirectory() as scratch:
-            folder, vocabulary = exported(
+            folder, vocabulary = build_artefacts(
                 self.teacher, candidate, artefacts, self._clip(Path(scratch)), Path(scratch), self.language
             )
             for runtime, precision in artefacts:
                 task, name = self._task(folder, runtime, precision), f"{runtime}-{precision}"
-                row = run_task([sys.executable, "-m", "eval.latency.timing"], name, task, Setting(self.threads, None))
-                with player(task, name) as this:
-                    this_N, yardstick_N = in_turn(this, yardstick, 1, self.runs)
+                row = run_task(
+                    [sys.executable, "-m", "eval.latency.timing"], name, task, MeasurementSettings(self.threads, None)
+                )
+                with open_player(task, name) as this:
+                    this_N, yardstick_N = time_in_turn(this, yardstick, 1, self.runs)
                 size = sum(file.stat().st_size for file in weight_files(runtime, folder, precision)) / 1e6
                 write_json(self._file(candidate, (runtime, precision)), {
                     "vocabulary": vocabulary, "quotient": float(np.median(this_N / yardstick_N)),
@@ -116,12 +118,12 @@ class Measuring:
                 })  # fmt: skip
 
     @contextmanager
-    def _yardstick(self, scratch: Path) -> Iterator[Player]:
+    def _yardstick(self, scratch: Path) -> Iterator[ClipPlayer]:
         """Ready to transcribe the same clip."""
         folder = scratch / "yardstick"
-        build(self.teacher, self._smallest, folder, scratch)
+        build_checkpoint(self.teacher, self._smallest, folder, scratch)
         self._clip(scratch)
-        with player(self._task(folder, "torch", "fp32"), "the yardstick") as opened:
+        with open_player(self._task(folder, "torch", "fp32"), "the yardstick") as opened:
             yield opened
 
     def _clip(self, folder: Path) -> Path:

@@ -4,15 +4,15 @@ from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
 
-from distill.publishing.release_folder import released_files, revision, verify
+from distill.publishing.release_folder import release_tag, released_files, verify_checksums
 from recipes.core.errors import UserError
-from recipes.core.hub import one_refusal, own_repository
-from recipes.engine.flow import stages
-from recipes.engine.freshness import read_record, state
+from recipes.core.hub import ensure_repository, hub_errors_as_user_errors
+from recipes.engine.flow import active_stages
+from recipes.engine.freshness import read_record, stage_freshness
 from recipes.schema.recipe import Recipe
 
 
-def push(recipe: Recipe, repository: str | None, again: str) -> None:
+def push_release(recipe: Recipe, repository: str | None, again: str) -> None:
     """Upload `runs/NAME/release` as one commit and tag it; `again` is the command that mends the run.
 
     A commit holds the whole release or is not there. Large files go first and stay when the rest breaks off, so that
@@ -20,18 +20,18 @@ def push(recipe: Recipe, repository: str | None, again: str) -> None:
     (after saying what would be uploaded), and for whatever the Hub refuses.
     """
     assert recipe.release is not None
-    refuse_unfit(recipe, again)
+    check_pushable(recipe, again)
     repository, folder = repository or recipe.release.repository, recipe.root / "release"
     if repository is None:
         raise UserError("push: expected a repository, found none; give --repository owner/name or release.repository")
-    tag, files = revision(recipe.name, folder), released_files(folder)
+    tag, files = release_tag(recipe.name, folder), released_files(folder)
     doing = f"push to {repository}"
     if get_token() is None:
         print(_plan(folder, files, repository, tag, recipe.release.private))
         raise UserError(f"{doing}: expected an access token, found none; set HF_TOKEN or run `hf auth login`")
     api = HfApi()
-    with one_refusal(doing):
-        own_repository(api, repository, "model", recipe.release.private)
+    with hub_errors_as_user_errors(doing):
+        ensure_repository(api, repository, "model", recipe.release.private)
         if tag in (ref.name for ref in api.list_repo_refs(repository).tags):
             print(f"{repository}: {tag} is there already")
             return
@@ -45,13 +45,13 @@ def push(recipe: Recipe, repository: str | None, again: str) -> None:
     print(f"pushed to {api.endpoint}/{repository}/tree/{tag}")
 
 
-def refuse_unfit(recipe: Recipe, again: str) -> None:
+def check_pushable(recipe: Recipe, again: str) -> None:
     """UserError for a release that is missing, stale or changed, that missed a required budget, or that came from code
     nobody else can have: changes that were never committed."""
     root = recipe.root
-    if not (found := state(recipe, "release")).current:
+    if not (found := stage_freshness(recipe, "release")).current:
         raise UserError(f"push: {root / 'release'} is {found.reason}; run `{again}` first")
-    records = {spec.name: read_record(root / spec.name) or {} for spec in stages(recipe)}
+    records = {spec.name: read_record(root / spec.name) or {} for spec in active_stages(recipe)}
     required = recipe.budget is not None and recipe.budget.required
     if required and records["report"]["metrics"]["budget_kept"] is False:
         raise UserError(f"push: {root} missed its required budget {recipe.budget.device.stem}; see the report")  # type: ignore[union-attr]
@@ -60,7 +60,7 @@ def refuse_unfit(recipe: Recipe, again: str) -> None:
             f"push: {', '.join(dirty)} of {root} came from uncommitted changes; commit them, then run "
             f"`{again} --from {dirty[0]}`"
         )
-    verify(root / "release")
+    verify_checksums(root / "release")
 
 
 def _plan(folder: Path, files: list[Path], repository: str, tag: str, private: bool) -> str:

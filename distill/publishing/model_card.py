@@ -12,9 +12,9 @@ from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from distill.publishing.release_folder import released_files, write_text
-from eval.reporting.report_page import figure, word
+from eval.reporting.report_page import format_figure, verdict_word
 from recipes.core.whisper_shape import POSITIONS_PER_SECOND
-from recipes.engine.flow import stages
+from recipes.engine.flow import active_stages
 from recipes.engine.freshness import read_record
 from recipes.schema.recipe import Recipe
 
@@ -27,11 +27,11 @@ LOADERS = {"onnx": ("onnx", "transformers.js"), "openvino": ("openvino",), "tfli
 def write_card(recipe: Recipe, folder: Path) -> None:
     """`README.md` of a release folder that holds all else already."""
     report = json.loads((folder / "report.json").read_text())
-    front = metadata(recipe, report).to_yaml(line_break="\n")
-    write_text(folder / "README.md", f"---\n{front}\n---\n\n{body(recipe, report, folder)}")
+    front = card_metadata(recipe, report).to_yaml(line_break="\n")
+    write_text(folder / "README.md", f"---\n{front}\n---\n\n{card_body(recipe, report, folder)}")
 
 
-def metadata(recipe: Recipe, report: Mapping[str, Any]) -> ModelCardData:
+def card_metadata(recipe: Recipe, report: Mapping[str, Any]) -> ModelCardData:
     """The front matter: licence, languages, tags, data sets and teacher where they are the Hub's, and the results."""
     release = recipe.release
     assert release is not None
@@ -40,7 +40,7 @@ def metadata(recipe: Recipe, report: Mapping[str, Any]) -> ModelCardData:
     hub = [source.hub.dataset for source in recipe.corpus.sources if source.hub and source.place is None]
     results = eval_results(recipe, report)
     return ModelCardData(
-        language=languages(recipe), license=release.licence, library_name="transformers",
+        language=student_languages(recipe), license=release.licence, library_name="transformers",
         pipeline_tag="automatic-speech-recognition", tags=list(dict.fromkeys([*tags, *release.tags])),
         base_model=None if Path(recipe.teacher.model).is_dir() else recipe.teacher.model, datasets=hub or None,
         metrics=["wer", "cer"] if results else None, model_name=recipe.name if results else None,
@@ -48,13 +48,13 @@ def metadata(recipe: Recipe, report: Mapping[str, Any]) -> ModelCardData:
     )  # fmt: skip
 
 
-def languages(recipe: Recipe) -> list[str]:
+def student_languages(recipe: Recipe) -> list[str]:
     """Codes of what the student writes."""
     assert recipe.release is not None
     return recipe.release.language or [recipe.teacher.language or "en"]
 
 
-def shipped(recipe: Recipe) -> list[str]:
+def shipped_systems(recipe: Recipe) -> list[str]:
     """The systems in the folder: the safetensors, and each chosen export."""
     assert recipe.release is not None
     return [STUDENT, *(name for name, _, _ in recipe.release.chosen(recipe.export))]
@@ -63,7 +63,7 @@ def shipped(recipe: Recipe) -> list[str]:
 def eval_results(recipe: Recipe, report: Mapping[str, Any]) -> list[EvalResult]:
     """WER and CER, percent, of each system in the folder on each test set."""
     hub = {source.label: source.hub for source in recipe.corpus.sources if source.hub and source.place is None}
-    names, found = shipped(recipe), []
+    names, found = shipped_systems(recipe), []
     for system in (report["accuracy"] or {"systems": []})["systems"]:
         for label, result in system["results"].items() if system["name"] in names else ():
             source = hub.get(label)
@@ -79,31 +79,49 @@ def eval_results(recipe: Recipe, report: Mapping[str, Any]) -> list[EvalResult]:
     return found
 
 
-def body(recipe: Recipe, report: Mapping[str, Any], folder: Path) -> str:
+def card_body(recipe: Recipe, report: Mapping[str, Any], folder: Path) -> str:
     """The card below its front matter."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
         keep_trailing_newline=True,
     )  # fmt: skip
-    environment.filters |= {"figure": figure, "interval": interval, "signed": signed, "word": word}
-    config, names = json.loads((folder / "config.json").read_text()), shipped(recipe)
+    environment.filters |= {
+        "figure": format_figure,
+        "interval": format_interval,
+        "signed": format_signed,
+        "word": verdict_word,
+    }
+    config, names = json.loads((folder / "config.json").read_text()), shipped_systems(recipe)
     systems = {row["name"]: row for row in (report["accuracy"] or {"systems": []})["systems"]}
     variants = {row["name"]: row for row in (report["latency"] or {"variants": []})["variants"]}
     assert recipe.release is not None
     return environment.get_template("model_card.md").render(
-        recipe=recipe, release=recipe.release, report=report, config=config, languages=languages(recipe),
+        recipe=recipe,
+        release=recipe.release,
+        report=report,
+        config=config,
+        languages=student_languages(recipe),
         systems={name: systems[name] for name in (TEACHER, *names) if name in systems},
         variants={name: variants[name] for name in (TEACHER, *names) if name in variants},
-        budgets=[report["budget"], *report["other_budgets"]] if report["budget"] else [], names=names,
-        teacher=systems.get(TEACHER), student=systems.get(STUDENT),
+        budgets=[report["budget"], *report["other_budgets"]] if report["budget"] else [],
+        names=names,
+        teacher=systems.get(TEACHER),
+        student=systems.get(STUDENT),
         window_s=config["max_source_positions"] / POSITIONS_PER_SECOND,
-        chosen=recipe.release.chosen(recipe.export), changed=any(folder.glob("modeling_*.py")),
-        parameters_m=_parameters(report), english_only=recipe.teacher.language is None,
-        records={spec.name: read_record(recipe.root / spec.name) for spec in stages(recipe) if spec.name != "release"},
-        files=[(file.relative_to(folder).as_posix(), file.stat().st_size / 1e6) for file in released_files(folder)
-               if file.name != "README.md"],
+        chosen=recipe.release.chosen(recipe.export),
+        changed=any(folder.glob("modeling_*.py")),
+        parameters_m=_parameters(report),
+        english_only=recipe.teacher.language is None,
+        records={
+            spec.name: read_record(recipe.root / spec.name) for spec in active_stages(recipe) if spec.name != "release"
+        },
+        files=[
+            (file.relative_to(folder).as_posix(), file.stat().st_size / 1e6)
+            for file in released_files(folder)
+            if file.name != "README.md"
+        ],
         teacher_name=Path(recipe.teacher.model).name if recipe.teacher.model.startswith("/") else recipe.teacher.model,
-    )  # fmt: skip
+    )
 
 
 def _parameters(report: Mapping[str, Any]) -> Mapping[str, float]:
@@ -115,12 +133,12 @@ def _parameters(report: Mapping[str, Any]) -> Mapping[str, float]:
     return found
 
 
-def interval(value: Mapping[str, float] | None, digits: int = 1) -> str:
+def format_interval(value: Mapping[str, float] | None, digits: int = 1) -> str:
     """`31.7 (27.5 to 36.0)`; the value alone where there is no interval."""
     return "" if value is None else f"{value['value']:.{digits}f}{_interval(value, digits)}"
 
 
-def signed(value: Mapping[str, float] | None) -> str:
+def format_signed(value: Mapping[str, float] | None) -> str:
     """`+0.3 (-2.4 to 3.1)`; nothing where there is no value."""
     return "" if value is None else f"{value['value']:+.1f}{_interval(value)}"
 

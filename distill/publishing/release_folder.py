@@ -22,9 +22,9 @@ from pathlib import Path
 import yaml
 
 from eval.runtimes.registry import weight_files
-from recipes.core.atomic_files import write_beside, write_json
+from recipes.core.atomic_files import atomic_write, write_json
 from recipes.core.errors import UserError
-from recipes.engine.flow import checkpoint
+from recipes.engine.flow import student_folder
 from recipes.schema.export_section import Precision
 from recipes.schema.recipe import Recipe
 
@@ -37,15 +37,15 @@ _ABSOLUTE = re.compile(r"(?<![\w./+-])/[\w./+-]+")
 Artefact = tuple[str, str, Precision]
 
 
-def lay_out(recipe: Recipe, folder: Path) -> None:
+def build_release_folder(recipe: Recipe, folder: Path) -> None:
     """Everything but the card and the checksums; large files are links to those of earlier stages."""
     assert recipe.release is not None, "the flow has no such stage then"
-    source, exported = checkpoint(recipe), recipe.root / "export" / "model"
+    source, exported = student_folder(recipe), recipe.root / "export" / "model"
     chosen = recipe.release.chosen(recipe.export)
     for file in exported_files(exported, recipe.export.artefacts, chosen):
-        place(file, folder / file.relative_to(exported))
+        link_or_copy(file, folder / file.relative_to(exported))
     for file in [*sorted(source.glob("model*.safetensors*")), *sorted(source.glob("modeling_*.py"))]:
-        place(file, folder / file.name)
+        link_or_copy(file, folder / file.name)
     # The exports' config.json leaves out what only the safetensors need, theirs what the export stage adds.
     for_graphs, for_weights = (json.loads((path / "config.json").read_text()) for path in (exported, source))
     chosen_width = {key: for_graphs[key] for key in ("median_filter_width",) if key in for_graphs}
@@ -67,7 +67,7 @@ def exported_files(exported: Path, made: Sequence[Artefact], chosen: Sequence[Ar
     )
 
 
-def place(source: Path, target: Path) -> None:
+def link_or_copy(source: Path, target: Path) -> None:
     """The same file under another name, by a link where the disk has them; a copy where not."""
     target.parent.mkdir(parents=True, exist_ok=True)
     target.unlink(missing_ok=True)
@@ -81,11 +81,11 @@ def place(source: Path, target: Path) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """A text of a release, its paths as `from_here` gives them."""
-    with write_beside(path) as beside:
-        beside.write_text(from_here(text, Path.cwd()))
+    with atomic_write(path) as beside:
+        beside.write_text(make_paths_relative(text, Path.cwd()))
 
 
-def from_here(text: str, here: Path) -> str:
+def make_paths_relative(text: str, here: Path) -> str:
     """The text with every absolute path in it that lies below the folder `here`, or beside it, as seen from there."""
 
     def seen(match: re.Match[str]) -> str:
@@ -106,18 +106,18 @@ def released_files(folder: Path) -> list[Path]:
     )  # fmt: skip
 
 
-def write_sums(folder: Path) -> None:
+def write_checksums(folder: Path) -> None:
     """SHA-256 of every file, in the form that coreutils' sha256sum checks."""
     lines = [
         f"{_digest(file)}  {file.relative_to(folder).as_posix()}\n"
         for file in released_files(folder)
         if file != folder / SUMS
     ]
-    with write_beside(folder / SUMS) as beside:
+    with atomic_write(folder / SUMS) as beside:
         beside.write_text("".join(lines))
 
 
-def verify(folder: Path) -> int:
+def verify_checksums(folder: Path) -> int:
     """How many files there are, each as it was released; UserError names one that is not, is missing or new."""
     sums = folder / SUMS
     if not sums.is_file():
@@ -133,7 +133,7 @@ def verify(folder: Path) -> int:
     return len(listed)
 
 
-def revision(name: str, folder: Path) -> str:
+def release_tag(name: str, folder: Path) -> str:
     """What the Hub calls this release: the run's name, and the beginning of its checksums' SHA-256."""
     return f"{name}-{_digest(folder / SUMS)[:8]}"
 

@@ -9,21 +9,21 @@ from torch.optim.swa_utils import AveragedModel
 from transformers import WhisperForConditionalGeneration
 
 from data_prep.audio.augmentation import Augmentation
-from distill.data.vocabulary_map import Correspondence
-from distill.losses.distillation_loss import Weights
+from distill.data.vocabulary_map import VocabularyMap
+from distill.losses.distillation_loss import LossWeights
 from distill.training import optimization
-from distill.training.objective import Objective
-from distill.training.strategy import Strategy, prepared
+from distill.training.objective import DistillationObjective
+from distill.training.strategy import Strategy, prepare_for_training
 from distill.training.teacher_outputs import LiveTeacher
 from eval.runtimes.torch_runtime import load_model
 from recipes.core.errors import UserError
-from recipes.core.model_folder import model_folder
+from recipes.core.model_folder import resolve_model_folder
 from recipes.schema.recipe import Recipe
-from recipes.schema.train_section import Train
+from recipes.schema.train_section import TrainSection
 
 
 @dataclass(frozen=True)
-class Assembly:
+class TrainingSetup:
     """What the steps move."""
 
     student: WhisperForConditionalGeneration
@@ -36,7 +36,9 @@ class Assembly:
     """Moving average of the student."""
 
 
-def assemble(recipe: Recipe, section: Train, accelerator: Accelerator, folder: Path) -> Assembly:
+def build_training_setup(
+    recipe: Recipe, section: TrainSection, accelerator: Accelerator, folder: Path
+) -> TrainingSetup:
     """Read the student that was cut or compressed and make it ready for the first step."""
     if accelerator.device.type == "cpu":
         # Some gradients add up in the order in which threads come; this fixes the order, so that runs repeat.
@@ -47,13 +49,15 @@ def assemble(recipe: Recipe, section: Train, accelerator: Accelerator, folder: P
     student.model.encoder.embed_positions.requires_grad_(False)  # sinusoids, by Whisper's design
     if section.gradient_checkpointing:
         student.gradient_checkpointing_enable({"use_reentrant": False})
-    objective = Objective(
+    objective = DistillationObjective(
         student,
-        Weights(section.ce_weight, section.kl_weight, section.temperature, section.ctc_weight, section.hidden_weight),
+        LossWeights(
+            section.ce_weight, section.kl_weight, section.temperature, section.ctc_weight, section.hidden_weight
+        ),
         freeze_encoder=section.freeze_encoder,
         teacher=_teacher(recipe, section, student, folder, accelerator.device),
         augment=Augmentation.of(section.augment, recipe.seed) if section.augment else None,
-    )  # fmt: skip
+    )
     if section.lora is not None:
         optimization.add_adapters(student, section.lora, encoder=not section.freeze_encoder)
     if section.compile:
@@ -63,20 +67,20 @@ def assemble(recipe: Recipe, section: Train, accelerator: Accelerator, folder: P
     if section.ema_decay:
         average = optimization.moving_average(student, section.ema_decay).to(accelerator.device)
     trainable = [parameter for parameter in objective.parameters() if parameter.requires_grad]
-    optimizer = optimization.optimizer(section, trainable, accelerator.device)
-    model, optimizer, strategy = prepared(accelerator, section, objective, optimizer)
-    return Assembly(student, model, optimizer, strategy, average)
+    optimizer = optimization.build_optimizer(section, trainable, accelerator.device)
+    model, optimizer, strategy = prepare_for_training(accelerator, section, objective, optimizer)
+    return TrainingSetup(student, model, optimizer, strategy, average)
 
 
 def _teacher(
-    recipe: Recipe, section: Train, student: WhisperForConditionalGeneration, folder: Path, device: torch.device
+    recipe: Recipe, section: TrainSection, student: WhisperForConditionalGeneration, folder: Path, device: torch.device
 ) -> LiveTeacher | None:
     if section.kl_weight == 0 or section.teacher == "stored":
         return None
-    whole = model_folder(recipe.teacher.model)
+    whole = resolve_model_folder(recipe.teacher.model)
     teacher = LiveTeacher(
         whole, student, device, frozen=section.freeze_encoder, quantize=section.quantize_teacher,
-        words=Correspondence.between(whole, folder),
+        words=VocabularyMap.between(whole, folder),
     )  # fmt: skip
     if section.cache_encoder and not teacher.shares_encoder:
         raise UserError(

@@ -8,19 +8,19 @@ from data_prep.audio.augmentation import Augmentation
 from data_prep.labels.label_store import Label
 from data_prep.labels.quality_checks import kept_labels
 from distill.data import encoder_cache
-from distill.data.training_batches import Collate
-from distill.data.vocabulary_map import Correspondence
+from distill.data.training_batches import Collator
+from distill.data.vocabulary_map import VocabularyMap
 from distill.training.teacher_outputs import StoredTeacher
 from distill.training.trainer import Trainer
 from eval.audio.recordings import SAMPLE_RATE
-from eval.runtimes.model_format import Format
+from eval.runtimes.model_format import ModelFormat
 from recipes.core.errors import UserError
 from recipes.schema.recipe import Recipe
-from recipes.schema.train_section import Train
+from recipes.schema.train_section import TrainSection
 
 
-def split(
-    recipe: Recipe, stage: str, form: Format, words: Correspondence | None
+def training_labels(
+    recipe: Recipe, stage: str, form: ModelFormat, words: VocabularyMap | None
 ) -> tuple[list[Label], list[Label], int]:
     """Kept labels of the train and of the validation split in the student's tokens, and how many were left out.
 
@@ -41,17 +41,17 @@ def split(
     return found["train"], found["validation"], len(labels) - len(fit)
 
 
-def equip(
-    collate: Collate, recipe: Recipe, section: Train, trainer: Trainer, labels: list[Label],
-    words: Correspondence | None,
-) -> Collate:  # fmt: skip
+def build_collate(
+    collate: Collator, recipe: Recipe, section: TrainSection, trainer: Trainer, labels: list[Label],
+    words: VocabularyMap | None,
+) -> Collator:  # fmt: skip
     """The training batches' extras: augmented audio or cached encoder states, stored teacher."""
     accelerator, folder = trainer.accelerator, trainer.work.folder
     collate = replace(collate, full_window=section.full_window)
     if section.augment is not None:
         collate = replace(collate, augment=Augmentation.of(section.augment, recipe.seed))
     if section.cache_encoder:
-        states = encoder_cache.build(
+        states = encoder_cache.build_encoder_cache(
             folder / "encoder_states.npy", labels, collate, trainer.encoder(), batch_size=section.batch_size,
             rank=accelerator.process_index, world=accelerator.num_processes, wait=accelerator.wait_for_everyone,
         )  # fmt: skip

@@ -14,31 +14,33 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 from data_prep.audio.augmentation import Augmentation
 from data_prep.audio.torch_log_mel import LogMel
 from distill.data.training_batches import Batch
-from distill.losses.ctc_loss import CTC
-from distill.losses.distillation_loss import Teaching, Weights, head_loss
+from distill.losses.ctc_loss import CTCLoss
+from distill.losses.distillation_loss import LossWeights, TeacherSignal, lm_head_loss
 from distill.training.teacher_outputs import LiveTeacher
 from eval.runtimes.log_mel import HOP
 
 
-class Objective(torch.nn.Module):
+class DistillationObjective(torch.nn.Module):
     """The student and its loss as one module, so that DDP and FSDP wrap the student and nothing else."""
 
     def __init__(
-        self, student: WhisperForConditionalGeneration, weights: Weights, *, freeze_encoder: bool,
+        self, student: WhisperForConditionalGeneration, weights: LossWeights, *, freeze_encoder: bool,
         teacher: LiveTeacher | None = None, augment: Augmentation | None = None,
     ):  # fmt: skip
         super().__init__()
         self.student, self.weights, self.freeze_encoder = student, weights, freeze_encoder
         self.log_mel = LogMel(student.config.num_mel_bins)
-        self.ctc = CTC(student.config.d_model, student.config.vocab_size) if weights.ctc else None
+        self.ctc = CTCLoss(student.config.d_model, student.config.vocab_size) if weights.ctc else None
         # Not modules of this one: a frozen teacher is neither wrapped, synchronised nor saved.
         self._outside = (teacher, augment)
 
-    def of(self, student: WhisperForConditionalGeneration) -> "Objective":
+    def of(self, student: WhisperForConditionalGeneration) -> "DistillationObjective":
         """The same loss of another student, bare of wrappers and of the auxiliary head."""
         teacher, augment = self._outside
         weights = replace(self.weights, ctc=0.0, hidden=0.0)
-        other = Objective(student, weights, freeze_encoder=self.freeze_encoder, teacher=teacher, augment=augment)
+        other = DistillationObjective(
+            student, weights, freeze_encoder=self.freeze_encoder, teacher=teacher, augment=augment
+        )
         return other.to(student.device)
 
     def forward(self, batch: Batch, scale: float = 1.0) -> Tensor:
@@ -55,14 +57,14 @@ class Objective(torch.nn.Module):
         heard_BSD = self.heard(batch, mel_BFT, encoder_BSD)
         live = teacher(heard_BSD, batch.inputs_BL, valid_BL) if teacher is not None and heard_BSD is not None else None
 
-        def teaching(rows: slice) -> Teaching:
+        def teaching(rows: slice) -> TeacherSignal:
             if live is not None:
                 return live(rows)
             return stored[rows] if stored is not None else None
 
         hidden_ND = self.decode(encoder_BSD, batch.inputs_BL)[valid_BL]
         labels_N = batch.labels_BL[valid_BL]
-        sums = head_loss(hidden_ND, self.student.proj_out.weight, labels_N, teaching, self.weights, scale=scale)
+        sums = lm_head_loss(hidden_ND, self.student.proj_out.weight, labels_N, teaching, self.weights, scale=scale)
         ctc = torch.zeros_like(sums[0])
         if self.ctc is not None and self.training:
             ctc = self.ctc(encoder_BSD, torch.tensor(batch.seconds), batch.texts)

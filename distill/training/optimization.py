@@ -12,10 +12,12 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers import WhisperForConditionalGeneration
 
 from recipes.core.errors import UserError
-from recipes.schema.train_section import Lora, Train
+from recipes.schema.train_section import LoraOptions, TrainSection
 
 
-def optimizer(section: Train, parameters: Iterable[torch.nn.Parameter], device: torch.device) -> torch.optim.Optimizer:
+def build_optimizer(
+    section: TrainSection, parameters: Iterable[torch.nn.Parameter], device: torch.device
+) -> torch.optim.Optimizer:
     """AdamW with betas 0.9 and 0.999; UserError where bitsandbytes has no 8-bit kernel for the device."""
     parameters = list(parameters)
     settings: dict[str, Any] = {"lr": section.learning_rate, "weight_decay": section.weight_decay}
@@ -35,7 +37,7 @@ def optimizer(section: Train, parameters: Iterable[torch.nn.Parameter], device: 
     return eight_bit
 
 
-def rate(section: Train, step: int) -> float:
+def learning_rate_at(section: TrainSection, step: int) -> float:
     """Learning rate of a step counted from 1: linear up, then as `train.schedule` says."""
     if step <= section.warmup_steps:
         return section.learning_rate * step / section.warmup_steps
@@ -44,7 +46,7 @@ def rate(section: Train, step: int) -> float:
     return section.learning_rate * factor
 
 
-def add_adapters(student: WhisperForConditionalGeneration, lora: Lora, *, encoder: bool) -> None:
+def add_adapters(student: WhisperForConditionalGeneration, lora: LoraOptions, *, encoder: bool) -> None:
     """Put adapters into the student in place; everything else is frozen. Those of a frozen encoder are left out."""
     from peft import LoraConfig, inject_adapter_in_model
 
@@ -61,7 +63,7 @@ def add_adapters(student: WhisperForConditionalGeneration, lora: Lora, *, encode
     inject_adapter_in_model(settings, student)
 
 
-def merged(student: WhisperForConditionalGeneration) -> WhisperForConditionalGeneration:
+def merge_adapters(student: WhisperForConditionalGeneration) -> WhisperForConditionalGeneration:
     """The student as a plain Whisper model: a copy with its adapters folded into the weights; itself without any."""
     if "peft" not in sys.modules:  # it made any adapters there are; to import it brings the compiler along, two seconds
         return student

@@ -14,9 +14,9 @@ from torch.distributed.checkpoint import state_dict as gathered
 from transformers import WhisperForConditionalGeneration
 
 from distill.training.checkpoint import Tensors
-from distill.training.objective import Objective
+from distill.training.objective import DistillationObjective
 from recipes.core.errors import UserError
-from recipes.schema.train_section import Train
+from recipes.schema.train_section import TrainSection
 
 State = dict[Any, dict[str, Any]]
 """By parameter, its name or its number: the optimiser's tensors and numbers."""
@@ -36,7 +36,7 @@ class Replicated:
 
     def __init__(self, model: torch.nn.Module, optimizer: torch.optim.Optimizer):
         inner: Any = getattr(model, "module", model)
-        self.objective: Objective = inner
+        self.objective: DistillationObjective = inner
         self.optimizer = optimizer
 
     def student(self) -> WhisperForConditionalGeneration:
@@ -65,7 +65,7 @@ class FullySharded:
 
     steps_in_backward = False
 
-    def __init__(self, model: torch.nn.Module, optimizer: torch.optim.Optimizer, plain: Objective):
+    def __init__(self, model: torch.nn.Module, optimizer: torch.optim.Optimizer, plain: DistillationObjective):
         self.model, self.optimizer, self.plain = model, optimizer, plain
 
     def student(self) -> WhisperForConditionalGeneration:
@@ -101,7 +101,7 @@ class DeepSpeed:
 
     steps_in_backward = True
 
-    def __init__(self, engine: Any, plain: Objective):
+    def __init__(self, engine: Any, plain: DistillationObjective):
         self.engine, self.plain = engine, plain
 
     def student(self) -> WhisperForConditionalGeneration:
@@ -149,8 +149,8 @@ class DeepSpeed:
 Strategy = Replicated | FullySharded | DeepSpeed
 
 
-def prepared(
-    accelerator: Accelerator, section: Train, objective: Objective, optimizer: torch.optim.Optimizer
+def prepare_for_training(
+    accelerator: Accelerator, section: TrainSection, objective: DistillationObjective, optimizer: torch.optim.Optimizer
 ) -> tuple[torch.nn.Module, torch.optim.Optimizer, Strategy]:
     """Model and optimiser as accelerate's configuration wraps them; UserError for what a sharded student cannot do."""
     kind = accelerator.distributed_type
@@ -186,6 +186,6 @@ def prepared(
     return model, optimizer, DeepSpeed(model, plain)
 
 
-def _filled(plain: Objective, weights: Tensors) -> WhisperForConditionalGeneration:
+def _filled(plain: DistillationObjective, weights: Tensors) -> WhisperForConditionalGeneration:
     plain.load_state_dict({name: value for name, value in weights.items() if name.startswith("student.")}, strict=False)
     return plain.student

@@ -13,10 +13,10 @@ import pyarrow.parquet as pq
 import torch
 from transformers import WhisperForConditionalGeneration
 
-from data_prep.labels.label_store import Distribution, shards
+from data_prep.labels.label_store import TokenDistribution, shard_files
 from distill.data.examples import Example
-from distill.data.vocabulary_map import Correspondence
-from distill.losses.distillation_loss import Stored
+from distill.data.vocabulary_map import VocabularyMap
+from distill.losses.distillation_loss import StoredDistribution
 from eval.runtimes.torch_runtime import load_teacher
 from recipes.core.errors import UserError
 
@@ -27,8 +27,8 @@ class StoredTeacher:
     `datasets` turns the shards into an Arrow file below `cache` once; processes and their workers share its pages.
     """
 
-    def __init__(self, labels: Path, cache: Path, temperature: float, words: Correspondence | None = None):
-        files = [str(file) for file in shards(labels)]
+    def __init__(self, labels: Path, cache: Path, temperature: float, words: VocabularyMap | None = None):
+        files = [str(file) for file in shard_files(labels)]
         written = (pq.read_schema(files[0]).metadata or {}).get(b"sottovoce.temperature", b"")
         if float(written or "nan") != temperature:
             raise UserError(
@@ -43,18 +43,18 @@ class StoredTeacher:
         self._words = words
         self._table = table.with_format("numpy", columns=["plain", "timed"])
 
-    def __call__(self, examples: Sequence[Example]) -> Stored:
+    def __call__(self, examples: Sequence[Example]) -> StoredDistribution:
         """Of all predicted tokens of a batch, one example after the other."""
         kept = [self._distribution(example) for example in examples]
-        whole = Distribution(
+        whole = TokenDistribution(
             *(np.concatenate([getattr(one, part) for one in kept]) for part in ("ids_NK", "logits_NK", "rest_N"))
         )
         if self._words is not None:
             whole = self._words.distribution(whole)
         ids_NK = torch.from_numpy(whole.ids_NK.astype(np.int64))
-        return Stored(ids_NK, torch.from_numpy(whole.logits_NK), torch.from_numpy(whole.rest_N))
+        return StoredDistribution(ids_NK, torch.from_numpy(whole.logits_NK), torch.from_numpy(whole.rest_N))
 
-    def _distribution(self, example: Example) -> Distribution:
+    def _distribution(self, example: Example) -> TokenDistribution:
         form = "timed" if example.written is example.label.timed else "plain"
         found: dict[str, Any] = self._table[self._rows[example.label.id]][form]
         if found["rest"] is None or not len(found["rest"]):
@@ -69,7 +69,7 @@ class StoredTeacher:
                 f"stored teacher: the label {example.label.id} is spelled with other tokens than the teacher's, found "
                 "no logits of these; take the live teacher, or keep more in compress.vocabulary"
             )
-        return Distribution(ids.astype(np.int32), logits.astype(np.float32), rest)
+        return TokenDistribution(ids.astype(np.int32), logits.astype(np.float32), rest)
 
     @staticmethod
     def forget(cache: Path) -> None:
@@ -82,7 +82,7 @@ class LiveTeacher:
 
     def __init__(
         self, folder: Path, student: WhisperForConditionalGeneration, device: torch.device, *, frozen: bool,
-        quantize: int | None, words: Correspondence | None = None,
+        quantize: int | None, words: VocabularyMap | None = None,
     ):  # fmt: skip
         self.model = load_teacher(folder, device, quantize=quantize)
         self.frames = 2 * self.model.config.max_source_positions

@@ -16,26 +16,28 @@ from tqdm import tqdm
 from transformers import WhisperForConditionalGeneration
 
 from data_prep.labels.label_store import Label
-from distill.data.examples import Drawing
-from distill.data.training_batches import Batch, Collate
+from distill.data.examples import ExampleSampler
+from distill.data.training_batches import Batch, Collator
 from distill.models.saving import save_model
 from distill.training import optimization
-from distill.training.assembly import assemble
+from distill.training.assembly import build_training_setup
 from distill.training.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
-from distill.training.objective import Objective
+from distill.training.objective import DistillationObjective
 from distill.training.strategy import without_head
 from distill.training.validation import Validation
 from eval.runtimes.process_memory import out_of_memory
 from recipes.core.errors import RunError, UserError
-from recipes.engine.stage_folder import Work
+from recipes.engine.stage_folder import StageFolder
 from recipes.schema.recipe import Recipe
-from recipes.schema.train_section import Train
+from recipes.schema.train_section import TrainSection
 
 
 class Trainer:
     """Holds what a run holds; `run` is the loop."""
 
-    def __init__(self, recipe: Recipe, section: Train, accelerator: Accelerator, work: Work, validation: Validation):
+    def __init__(
+        self, recipe: Recipe, section: TrainSection, accelerator: Accelerator, work: StageFolder, validation: Validation
+    ):
         if section.batch_size < accelerator.num_processes:
             raise UserError(
                 f"{section.name}.batch_size: expected at least one utterance for each of {accelerator.num_processes} "
@@ -43,7 +45,7 @@ class Trainer:
             )
         self.recipe, self.section, self.accelerator, self.work = recipe, section, accelerator, work
         self.validation, self.folder = validation, validation.folder
-        parts = assemble(recipe, section, accelerator, self.folder)
+        parts = build_training_setup(recipe, section, accelerator, self.folder)
         self.student, self.model, self.average = parts.student, parts.model, parts.average
         self.optimizer, self.strategy = parts.optimizer, parts.strategy
         self.best: dict[str, float] = {}
@@ -51,9 +53,9 @@ class Trainer:
         self.stopping = False
 
     @property
-    def objective(self) -> Objective:
+    def objective(self) -> DistillationObjective:
         """The module inside whatever wraps it."""
-        inner: Objective = self.accelerator.unwrap_model(self.model)
+        inner: DistillationObjective = self.accelerator.unwrap_model(self.model)
         return inner
 
     def encoder(self) -> Callable[[Batch], torch.Tensor]:
@@ -86,7 +88,7 @@ class Trainer:
         self.accelerator.init_trackers("tensorboard", init_kwargs={"tensorboard": {"purge_step": step + 1}})
         return step
 
-    def micro_batch_size(self, labels: Sequence[Label], drawing: Drawing, collate: Collate) -> int:
+    def micro_batch_size(self, labels: Sequence[Label], drawing: ExampleSampler, collate: Collator) -> int:
         """Utterances a forward pass; `auto` halves the process's share of a step until the longest ones fit."""
         share = -(-self.section.batch_size // self.accelerator.num_processes)
         if self.section.micro_batch_size != "auto":
@@ -140,7 +142,7 @@ class Trainer:
         set_seed(self.recipe.seed * 1_000_003 + step * 1_009 + accelerator.process_index)
         self.model.train()
         self.student.model.encoder.train(not self.section.freeze_encoder)
-        rate = optimization.rate(self.section, step)
+        rate = optimization.learning_rate_at(self.section, step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         batches = [batch.to(accelerator.device) for batch in batches]
@@ -215,7 +217,7 @@ class Trainer:
         if not self.best or (result[first], result[then]) < (self.best[first], self.best[then]):
             self.best = {"step": step, **result}
             if self.accelerator.is_main_process:
-                save_model(optimization.merged(kept), self.work.folder / "model", processors=self.folder)
+                save_model(optimization.merge_adapters(kept), self.work.folder / "model", processors=self.folder)
         self.accelerator.wait_for_everyone()
 
     def save(self, step: int) -> None:
@@ -254,7 +256,7 @@ class Trainer:
                 file.write(json.dumps({"step": step, **values}) + "\n")
 
 
-def _keep_lines(work: Work, step: int) -> None:
+def _keep_lines(work: StageFolder, step: int) -> None:
     """Drop what a killed run logged after its last checkpoint."""
     metrics = work.folder / "metrics.jsonl"
     lines = metrics.read_text().splitlines(keepends=True) if metrics.is_file() else []

@@ -10,12 +10,12 @@ from accelerate.utils import gather_object
 from transformers import WhisperForConditionalGeneration
 
 from data_prep.labels.label_store import Label
-from distill.data.training_batches import Batch, Collate, validation_batches
-from distill.training.objective import Objective
+from distill.data.training_batches import Batch, Collator, validation_batches
+from distill.training.objective import DistillationObjective
 from eval.decoding.transcriber import Transcriber
 from eval.runtimes.torch_runtime import TorchRuntime
 from eval.scoring.error_rates import error_rate, normalizer
-from recipes.schema.teacher_section import Teacher
+from recipes.schema.teacher_section import TeacherSection
 
 
 @dataclass(frozen=True)
@@ -23,14 +23,14 @@ class Validation:
     """The sample, and how it is scored: against the references where there are some, else against the labels."""
 
     labels: Sequence[Label]
-    collate: Collate
+    collate: Collator
     folder: Path
     """Of the student's tokenizer."""
-    teacher: Teacher
+    teacher: TeacherSection
 
     @classmethod
     def sample(
-        cls, labels: Sequence[Label], most: int, collate: Collate, folder: Path, teacher: Teacher
+        cls, labels: Sequence[Label], most: int, collate: Collator, folder: Path, teacher: TeacherSection
     ) -> "Validation":
         """At most so many labels, of all lengths: label sets stand longest first."""
         every = max(1, -(-len(labels) // most))
@@ -38,7 +38,11 @@ class Validation:
 
     @torch.no_grad()
     def __call__(
-        self, objective: Objective, student: WhisperForConditionalGeneration, accelerator: Accelerator, batch_size: int
+        self,
+        objective: DistillationObjective,
+        student: WhisperForConditionalGeneration,
+        accelerator: Accelerator,
+        batch_size: int,
     ) -> dict[str, float]:
         """Mean loss a token and WER in percent; each process scores its share, all return the same."""
         transcriber = Transcriber(
@@ -59,7 +63,7 @@ class Validation:
         wer = error_rate(references, [normalize(said[label.id]) for label in self.labels])
         return {"wer": wer, "loss": sum(loss for loss, _ in losses) / sum(tokens for _, tokens in losses)}
 
-    def _loss(self, objective: Objective, batch: Batch, accelerator: Accelerator) -> tuple[float, int]:
+    def _loss(self, objective: DistillationObjective, batch: Batch, accelerator: Accelerator) -> tuple[float, int]:
         with accelerator.autocast():
             sums = objective(batch.to(accelerator.device))
         return float(sums[0]), int(batch.predicted.sum())

@@ -14,7 +14,7 @@ COLOURS = {"white": 0.0, "pink": 1.0}
 _MADE_SECONDS = 30
 
 
-def recordings(key: str, folder: Path | None, files: Sequence[str] = ("*",)) -> tuple[str, ...]:
+def noise_files(key: str, folder: Path | None, files: Sequence[str] = ("*",)) -> tuple[str, ...]:
     """The audio below a folder whose names match; UserError, naming the recipe's key, where there is none."""
     if folder is None:
         return ()
@@ -38,20 +38,20 @@ def _made(power: float) -> np.ndarray:
     spectrum_K[1:] *= np.arange(1, len(spectrum_K)) ** (-power / 2)
     spectrum_K[0] = 0
     noise = np.fft.irfft(spectrum_K, size)
-    return (noise * (0.1 / level(noise))).astype(np.float32)
+    return (noise * (0.1 / root_mean_square(noise))).astype(np.float32)
 
 
-def stretch(noise: np.ndarray, samples: int, start: int) -> np.ndarray:
+def loop_noise(noise: np.ndarray, samples: int, start: int) -> np.ndarray:
     """So many samples of a recording from a place in it on, in a circle."""
     return np.resize(np.roll(noise, -start), samples)
 
 
-def with_noise(clip: np.ndarray, noise: np.ndarray, snr_db: float, start: int) -> np.ndarray:
+def add_noise(clip: np.ndarray, noise: np.ndarray, snr_db: float, start: int) -> np.ndarray:
     """A clip [N] with noise from a place in its recording on, at a ratio of power to the whole clip's, in dB."""
-    part = stretch(noise, len(clip), start)
-    return clip + part * (level(clip) / max(level(part), 1e-8) * 10 ** (-snr_db / 20))
+    part = loop_noise(noise, len(clip), start)
+    return clip + part * (root_mean_square(clip) / max(root_mean_square(part), 1e-8) * 10 ** (-snr_db / 20))
 
 
-def level(samples: np.ndarray) -> float:
+def root_mean_square(samples: np.ndarray) -> float:
     """Root mean square."""
     return float(np.sqrt(np.mean(np.square(samples, dtype=np.float64)))) if len(samples) else 0.0

@@ -34,7 +34,7 @@ class AudioError(Exception):
 
 
 @dataclass(frozen=True)
-class Reference:
+class AudioReference:
     """A recording: a file, perhaps inside a tar, perhaps a part of it in seconds."""
 
     path: Path
@@ -57,11 +57,11 @@ class Reference:
 
     def __str__(self) -> str:
         parts = [f"bytes={self.bytes[0]},{self.bytes[1]}"] if self.bytes else []
-        parts += [f"t={clock(self.seconds[0])},{clock(self.seconds[1])}"] if self.seconds else []
+        parts += [f"t={format_seconds(self.seconds[0])},{format_seconds(self.seconds[1])}"] if self.seconds else []
         return f"{self.path}#{'&'.join(parts)}" if parts else str(self.path)
 
 
-def clock(seconds: float) -> str:
+def format_seconds(seconds: float) -> str:
     """Seconds to the microsecond, less than a sample at any rate, without trailing zeros."""
     return f"{seconds:.6f}".rstrip("0").rstrip(".")
 
@@ -72,11 +72,11 @@ def read_audio(audio: str | Path | Sequence[str]) -> np.ndarray:
     Raises AudioError with the reason: unreadable, empty, truncated, or with values that are not numbers.
     """
     if isinstance(audio, str | Path):
-        return np.concatenate(list(read_blocks(Reference.parse(str(audio)))))
+        return np.concatenate(list(read_blocks(AudioReference.parse(str(audio)))))
     return np.concatenate([read_audio(part) for part in audio])
 
 
-def read_blocks(reference: Reference, seconds: int | None = None) -> Iterator[np.ndarray]:
+def read_blocks(reference: AudioReference, seconds: int | None = None) -> Iterator[np.ndarray]:
     """The same samples in blocks of so many seconds, or at once; an hour of audio never stands in memory whole."""
     with _open(reference) as file:
         rate = file.samplerate
@@ -100,7 +100,7 @@ def read_blocks(reference: Reference, seconds: int | None = None) -> Iterator[np
             yield resampler.resample_chunk(samples, last=left == 0) if resampler else samples
 
 
-def seconds_of(reference: Reference) -> float:
+def duration_of(reference: AudioReference) -> float:
     """Length in seconds, from the file's head. Raises AudioError as `read_audio`."""
     if reference.seconds:
         return reference.seconds[1] - reference.seconds[0]
@@ -109,7 +109,7 @@ def seconds_of(reference: Reference) -> float:
 
 
 @contextmanager
-def _open(reference: Reference) -> Iterator[soundfile.SoundFile]:
+def _open(reference: AudioReference) -> Iterator[soundfile.SoundFile]:
     path = reference.path
     try:
         if reference.bytes is not None:

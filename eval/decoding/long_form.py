@@ -13,9 +13,9 @@ from typing import Any, Literal
 import numpy as np
 
 from eval.audio.recordings import SAMPLE_RATE
-from eval.decoding.repetition import repeats
+from eval.decoding.repetition import count_repeats
 from eval.decoding.subtitles import Cue
-from eval.decoding.timestamps import closed
+from eval.decoding.timestamps import complete_segments
 from eval.decoding.transcriber import Transcriber
 
 Mode = Literal["sequential", "chunked"]
@@ -68,7 +68,7 @@ def sequential(
         clip = samples[start : start + form.window_samples]
         mel_BFT = transcriber.features([clip])
         (said,) = transcriber.decode(mel_BFT, scores=True, timestamps=True, previous=before, max_tokens=max_tokens)
-        tokens, end = closed(said.tokens, form.timestamp_begin, form.end)
+        tokens, end = complete_segments(said.tokens, form.timestamp_begin, form.end)
         read = len(clip) if end is None else min(len(clip), round(end * SAMPLE_RATE))
         kept.append([])
         if not (said.mean_logprob < GUESS and transcriber.listen(mel_BFT)[0][1] > NO_SPEECH):
@@ -78,7 +78,7 @@ def sequential(
             cues += [(round(offset + first, 2), round(offset + last, 2), text) for first, last, text in found if text]
             if carry:
                 text = " ".join(text for _, _, text in found)
-                before = "" if repeats(text.split()) > LOOP else f"{before} {text}".strip()
+                before = "" if count_repeats(text.split()) > LOOP else f"{before} {text}".strip()
         windows.append((start, start + read))
         start += read
     return LongTranscript(" ".join(text for _, _, text in cues), cues, windows, kept)
@@ -98,22 +98,22 @@ def chunked(
     for first in range(0, len(windows), batch_size):
         clips = [samples[start:end] for start, end in windows[first : first + batch_size]]
         texts += [said.text for said in transcriber.transcribe(clips, **options)]
-    return LongTranscript(merge(texts), [], windows)
+    return LongTranscript(merge_windows(texts), [], windows)
 
 
-def merge(texts: Sequence[str], overlap: float = OVERLAP) -> str:
+def merge_windows(texts: Sequence[str], overlap: float = OVERLAP) -> str:
     """The texts of windows that overlap by that share, as one."""
-    done, left = list[str](), units(texts[0]) if texts else []
+    done, left = list[str](), words_or_characters(texts[0]) if texts else []
     for text in texts[1:]:
-        right = units(text)
+        right = words_or_characters(text)
         shared = overlap * (len(left) + len(right)) / 2
-        cut_left, cut_right = seam([_key(unit) for unit in left], [_key(unit) for unit in right], shared)
+        cut_left, cut_right = find_seam([_key(unit) for unit in left], [_key(unit) for unit in right], shared)
         done += left[:cut_left]
         left = right[cut_right:]
     return "".join(done + left).strip()
 
 
-def seam(left: Sequence[str], right: Sequence[str], shared: float) -> tuple[int, int]:
+def find_seam(left: Sequence[str], right: Sequence[str], shared: float) -> tuple[int, int]:
     """How many words to keep of the left text, and from which word on to take the right one.
 
     The right text's head is laid over the left one's tail by up to twice the words that they are expected to share;
@@ -136,7 +136,7 @@ _UNSPACED = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff"
 _UNIT = re.compile(rf"\s*(?:[{_UNSPACED}]|[^\s{_UNSPACED}]+)")
 
 
-def units(text: str) -> list[str]:
+def words_or_characters(text: str) -> list[str]:
     """Words with the space before them; in scripts written without spaces, characters."""
     return _UNIT.findall(text if re.match(f"[{_UNSPACED}]", text) else f" {text}")
 

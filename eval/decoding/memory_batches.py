@@ -18,7 +18,7 @@ import psutil
 from tqdm import tqdm
 
 from eval.audio.recordings import AudioError, read_audio
-from eval.runtimes.process_memory import capped, out_of_memory, peak_rss_mb
+from eval.runtimes.process_memory import memory_cap, out_of_memory, peak_rss_mb
 from recipes.core.errors import UserError
 from recipes.core.machine import end_with_parent
 
@@ -51,7 +51,7 @@ class BatchSize:
         self.size = max(1, min(fits, 2 * batch, self.most))
 
 
-def work(
+def run_worker(
     audio: Sequence[Path], cap_mb: float, start: int, most: int, transcribe: Callable[[list[np.ndarray]], list[Row]]
 ) -> None:
     """In the working process: files from `start` on, a JSON line for each batch begun and each file done."""
@@ -87,7 +87,7 @@ def _say(value: dict[str, Any]) -> None:
     print(json.dumps(value, ensure_ascii=False), flush=True)
 
 
-def within_memory(command: Sequence[str], files: int, memory_mb: float) -> Iterator[Row]:
+def transcribe_within_memory(command: Sequence[str], files: int, memory_mb: float) -> Iterator[Row]:
     """A row for each file, in order, of a working process kept below the cap.
 
     `command` is given where to start and the largest batch. Raises UserError where one clip is too much, and exits as
@@ -98,7 +98,7 @@ def within_memory(command: Sequence[str], files: int, memory_mb: float) -> Itera
         process = subprocess.Popen([*command, str(done), str(most)], stdout=subprocess.PIPE, text=True)
         batch, short = 0, False
         try:
-            with capped(process, memory_mb) as cap:
+            with memory_cap(process, memory_mb) as cap:
                 assert process.stdout is not None
                 for line in process.stdout:
                     if not line.endswith("\n"):  # cut off by its end

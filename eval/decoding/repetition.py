@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 
-def repeats(words: Sequence[str]) -> int:
+def count_repeats(words: Sequence[str]) -> int:
     """Most times in a row that one group of one to four words stands; 1 for a text that never repeats itself."""
     most = 1 if words else 0
     for size in range(1, 5):

@@ -20,7 +20,7 @@ import torch
 from transformers import WhisperForConditionalGeneration
 
 from eval.decoding.slot_decoder import SlotDecoder
-from eval.runtimes.model_format import Settings, load_tokenizer
+from eval.runtimes.model_format import JsonSettings, load_tokenizer
 from eval.runtimes.torch_runtime import TorchRuntime, TorchState, load_model
 from recipes.core.errors import UserError
 
@@ -219,7 +219,7 @@ def check_draft(teacher: Path, draft: Path) -> None:
             f"draft {draft}: expected the vocabulary of {teacher}, found another; a student with fewer tokens cannot "
             "draft, name one without compress.vocabulary"
         )
-    bins = [Settings.read(folder / "config.json")["num_mel_bins"] for folder in (teacher, draft)]
+    bins = [JsonSettings.read(folder / "config.json")["num_mel_bins"] for folder in (teacher, draft)]
     if bins[0] != bins[1]:
         raise UserError(f"draft {draft}: expected {bins[0]} mel bins as {teacher} has, found {bins[1]}")
 

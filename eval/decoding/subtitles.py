@@ -7,17 +7,17 @@ Cue = tuple[float, float, str]
 """Start and end in s, text."""
 
 
-def subtitles(cues: Sequence[Cue], form: Literal["srt", "vtt"]) -> str:
+def format_subtitles(cues: Sequence[Cue], form: Literal["srt", "vtt"]) -> str:
     """The whole file. Both forms differ in their head, the numbers and the decimal mark."""
     comma = "," if form == "srt" else "."
     blocks = ["WEBVTT\n"] if form == "vtt" else []
     for number, (start, end, text) in enumerate(cues, 1):
         head = f"{number}\n" if form == "srt" else ""
-        blocks.append(f"{head}{clock(start, comma)} --> {clock(end, comma)}\n{_escaped(text, form)}\n")
+        blocks.append(f"{head}{format_clock(start, comma)} --> {format_clock(end, comma)}\n{_escaped(text, form)}\n")
     return "\n".join(blocks)
 
 
-def clock(seconds: float, mark: str) -> str:
+def format_clock(seconds: float, mark: str) -> str:
     """`01:02:03,450`."""
     milliseconds = round(1000 * seconds)
     hours, rest = divmod(milliseconds, 3_600_000)

@@ -80,7 +80,7 @@ def segments(tokens: Sequence[int], begin: int, end_of_text: int, seconds: float
     return found
 
 
-def closed(tokens: Sequence[int], begin: int, end_of_text: int) -> tuple[list[int], float | None]:
+def complete_segments(tokens: Sequence[int], begin: int, end_of_text: int) -> tuple[list[int], float | None]:
     """Of a window within a longer recording: the tokens to keep, and the second from which to read on.
 
     Two timestamps in a row close one segment and open the next, which the window's end cuts off: it is dropped and read

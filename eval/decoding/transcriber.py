@@ -13,7 +13,7 @@ import numpy as np
 from eval.decoding.timestamps import TimestampRules, segments
 from eval.runtimes.interface import Generator, Runtime
 from eval.runtimes.log_mel import log_mel
-from eval.runtimes.model_format import Format, load_tokenizer, no_speech_token
+from eval.runtimes.model_format import ModelFormat, load_tokenizer, no_speech_token
 from recipes.core.errors import UserError
 
 
@@ -32,7 +32,7 @@ class Transcriber:
     """Greedy transcription of clips up to the model's window, in batches."""
 
     def __init__(self, runtime: Runtime, folder: Path, language: str | None, task: str = "transcribe"):
-        self.runtime, self.format = runtime, Format.load(folder, language, task)
+        self.runtime, self.format = runtime, ModelFormat.load(folder, language, task)
         self.tokenizer = load_tokenizer(folder)
 
     @classmethod

@@ -23,10 +23,10 @@ from tokenizers import Tokenizer
 from transformers import WhisperForConditionalGeneration
 
 from eval.audio.recordings import SAMPLE_RATE
-from eval.decoding.long_form import units
+from eval.decoding.long_form import words_or_characters
 from eval.decoding.transcriber import Transcriber
 from eval.runtimes.log_mel import HOP
-from eval.runtimes.model_format import Settings
+from eval.runtimes.model_format import JsonSettings
 from eval.runtimes.torch_runtime import TorchRuntime
 from recipes.core.errors import UserError
 from recipes.core.whisper_shape import POSITIONS_PER_SECOND
@@ -38,7 +38,7 @@ SOUND_DB = -30.0
 
 
 @dataclass(frozen=True)
-class Word:
+class TimedWord:
     """A word, with the punctuation that is written to it."""
 
     word: str
@@ -61,7 +61,7 @@ class WordTimer:
         if not isinstance(transcriber.runtime, TorchRuntime):
             raise UserError("word times: need attention weights, which --runtime torch alone gives; take it")
         model = transcriber.runtime.model
-        heads = Settings.read(folder / "generation_config.json").get("alignment_heads")
+        heads = JsonSettings.read(folder / "generation_config.json").get("alignment_heads")
         if not heads:
             raise UserError(
                 f"{folder}/generation_config.json: expected alignment_heads for word times, found none; write them "
@@ -75,7 +75,7 @@ class WordTimer:
             )
         return cls(transcriber, model, [(layer, head) for layer, head in heads])
 
-    def words(self, samples: np.ndarray, tokens: Sequence[int], offset: float = 0.0) -> list[Word]:
+    def words(self, samples: np.ndarray, tokens: Sequence[int], offset: float = 0.0) -> list[TimedWord]:
         """Words and times of a clip [N] at 16 kHz of at most a window, whose text has these tokens.
 
         Times count from `offset` seconds before the clip.
@@ -85,25 +85,25 @@ class WordTimer:
         if not (groups := split_words(self.transcriber.tokenizer, text)):
             return []
         attention_HNS = read_attention(self.transcriber, self.model, samples, text, self.heads)
-        pictures_HNS = smoothed(attention_HNS, self.model.config.median_filter_width)
+        pictures_HNS = smooth_attention(attention_HNS, self.model.config.median_filter_width)
         begin_N = token_starts(pictures_HNS.mean(axis=0, keepdims=True))[0] / POSITIONS_PER_SECOND
         found = []
         for word, first, stop in groups:
-            start, end = trimmed(samples, float(begin_N[first]), float(begin_N[stop]))
-            found.append(Word(word, round(offset + start, 2), round(offset + end, 2)))
+            start, end = trim_silence(samples, float(begin_N[first]), float(begin_N[stop]))
+            found.append(TimedWord(word, round(offset + start, 2), round(offset + end, 2)))
         return found
 
 
-def trimmed(samples: np.ndarray, start: float, end: float) -> tuple[float, float]:
+def trim_silence(samples: np.ndarray, start: float, end: float) -> tuple[float, float]:
     """A word's time in s without the pauses that the path gives it: a word's end is where the next token is written."""
     last = len(samples) / SAMPLE_RATE
     start, end = min(start, last), min(end, last)
     inside = samples[round(start * SAMPLE_RATE) : round(end * SAMPLE_RATE)]
-    first, stop = sounding(inside) if len(inside) else (0.0, 0.0)
+    first, stop = loud_range(inside) if len(inside) else (0.0, 0.0)
     return start + first, min(start + stop, last)
 
 
-def sounding(samples: np.ndarray) -> tuple[float, float]:
+def loud_range(samples: np.ndarray) -> tuple[float, float]:
     """Where samples [N] at 16 kHz are first and last loud, in s, to 10 ms: see SOUND_DB."""
     frames_TN = np.resize(samples, (max(1, len(samples) // HOP), HOP))
     power_T = np.square(frames_TN, dtype=np.float64).mean(axis=1)
@@ -143,7 +143,7 @@ def _eager(model: WhisperForConditionalGeneration) -> Iterator[None]:
         model.set_attn_implementation(kept)
 
 
-def smoothed(attention_HNS: np.ndarray, width: int) -> np.ndarray:
+def smooth_attention(attention_HNS: np.ndarray, width: int) -> np.ndarray:
     """Each position in standard deviations from its mean over the tokens, and the median over `width` positions."""
     spread_H1S = attention_HNS.std(axis=-2, keepdims=True)
     normal_HNS = (attention_HNS - attention_HNS.mean(axis=-2, keepdims=True)) / np.maximum(spread_H1S, 1e-12)
@@ -198,7 +198,7 @@ def split_words(tokenizer: Tokenizer, tokens: Sequence[int]) -> list[tuple[str, 
     ends = [len(tokenizer.decode(tokens[: count + 1])) for count in range(len(tokens))]
     groups: list[tuple[int, int, int]] = []
     end = 0
-    for unit in units(text):
+    for unit in words_or_characters(text):
         begin = text.index(unit.strip(), end)
         end = begin + len(unit.strip())
         first = bisect_right(ends, begin)

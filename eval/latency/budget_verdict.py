@@ -20,7 +20,7 @@ _ROWS = (
 _TIMES = ("clip_p95_ms", "rtf")
 
 
-def measured(variant: Variant, key: str, gap: Interval | None, drift: float, factor: float) -> Interval | None:
+def measured_interval(variant: Variant, key: str, gap: Interval | None, drift: float, factor: float) -> Interval | None:
     """One figure of a variant and the band in which it would be found again; None where it was not measured.
 
     Of times the band is what passes through the clips differed by, and at least the baseline's drift; where the variant
@@ -40,7 +40,7 @@ def measured(variant: Variant, key: str, gap: Interval | None, drift: float, fac
     return {"value": value * factor, "low": low * factor, "high": high * factor}
 
 
-def verdict(
+def judge_artefact(
     budget: DeviceBudget, variant: Variant, gap: Interval | None, drift: float = 1.0, factor: float = 1.0
 ) -> dict[str, Any]:
     """One artefact against every limit. A figure that was not measured is not kept; one whose band holds the limit is
@@ -54,7 +54,7 @@ def verdict(
     for key, limit, unit in _ROWS:
         if (allowed := getattr(budget.limits, key)) is None:
             continue
-        found = measured(variant, key, gap, drift, factor)
+        found = measured_interval(variant, key, gap, drift, factor)
         row: dict[str, Any] = {"limit": limit, "unit": unit, "allowed": allowed}
         if found is None:
             rows.append(row | {"measured": None, "low": None, "high": None, "kept": False, "safe": True, "note": ""})
@@ -72,25 +72,25 @@ def verdict(
     }  # fmt: skip
 
 
-def noisy(budget: DeviceBudget, variant: Variant, drift: float) -> bool:
+def within_noise(budget: DeviceBudget, variant: Variant, drift: float) -> bool:
     """Whether the machine's noise reaches over one of the limits, so that another measurement is worth its time."""
     limits = budget.limits.model_copy(update={"wer_increase": None})
-    return not verdict(budget.model_copy(update={"limits": limits}), variant, None, drift)["safe"]
+    return not judge_artefact(budget.model_copy(update={"limits": limits}), variant, None, drift)["safe"]
 
 
-def candidates(variants: Sequence[Variant]) -> list[Variant]:
+def budget_candidates(variants: Sequence[Variant]) -> list[Variant]:
     """What a budget judges: the exports, or the student where nothing was exported."""
     return [row for row in variants if row["role"] == "export"] or [row for row in variants if row["role"] == "student"]
 
 
-def judge(
+def judge_device(
     budget: DeviceBudget, variants: Sequence[Variant], gaps: Mapping[str, Interval], required: bool,
     *, drift: float = 1.0, emulation: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Verdicts on the candidates; the cheapest that passes is named: smallest on disk, then fastest."""
-    judged = candidates(variants)
+    judged = budget_candidates(variants)
     factor = (emulation or {}).get("factor") or 1.0
-    verdicts = [verdict(budget, row, gaps.get(row["name"]), drift, factor) for row in judged]
+    verdicts = [judge_artefact(budget, row, gaps.get(row["name"]), drift, factor) for row in judged]
     cost = {row["name"]: (row["size_mb"], (row["clip_ms"] or {}).get("p50")) for row in judged}
     passing = [item["artefact"] for item in verdicts if item["kept"]]
     return {
@@ -100,11 +100,11 @@ def judge(
     }  # fmt: skip
 
 
-def emulation(budget: DeviceBudget, latency: Mapping[str, Any]) -> dict[str, Any] | None:
+def describe_emulation(budget: DeviceBudget, latency: Mapping[str, Any]) -> dict[str, Any] | None:
     """How the measuring machine stood for the device, in words too; None where it is the device."""
     if budget.cpu is None:
         return None
-    run = run_for(budget, latency.get("emulated", []))
+    run = emulated_run(budget, latency.get("emulated", []))
     threads, memory_mb = (run or latency)["threads"], run["memory_mb"] if run else None
     cpu, scale = latency.get("cpu", "this machine"), budget.scale
     known = scale is not None and scale.cpu in cpu
@@ -121,14 +121,14 @@ def emulation(budget: DeviceBudget, latency: Mapping[str, Any]) -> dict[str, Any
             "memory_mb": memory_mb, "factor": scale.factor if known and scale else None, "text": text}  # fmt: skip
 
 
-def run_for(budget: DeviceBudget, emulated: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+def emulated_run(budget: DeviceBudget, emulated: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
     """What was measured as this device asks; None where it asks for nothing but the benchmark's own."""
     return next((run for run in emulated if budget.name in run["devices"]), None)
 
 
-def variants_for(budget: DeviceBudget, latency: Mapping[str, Any]) -> list[Variant]:
+def variants_for_device(budget: DeviceBudget, latency: Mapping[str, Any]) -> list[Variant]:
     """The rows a device is judged by."""
-    run: Mapping[str, Any] = run_for(budget, latency.get("emulated", [])) or latency
+    run: Mapping[str, Any] = emulated_run(budget, latency.get("emulated", [])) or latency
     return list(run["variants"])
 
 

@@ -23,7 +23,7 @@ from eval.runtimes.registry import open_runtime
 from recipes.core.machine import end_with_parent
 
 
-def serve(task: dict[str, Any]) -> dict[str, Any]:
+def serve_clients(task: dict[str, Any]) -> dict[str, Any]:
     """`runs` requests, shared evenly among `clients`."""
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: task["threads"]])
     clips = [read_audio(audio) for audio in task["clips"]]
@@ -74,4 +74,4 @@ def serve(task: dict[str, Any]) -> dict[str, Any]:
 
 if __name__ == "__main__":
     end_with_parent()
-    print(json.dumps(serve(json.load(sys.stdin))))
+    print(json.dumps(serve_clients(json.load(sys.stdin))))

@@ -19,7 +19,7 @@ Ops = Counter[tuple[str, str, str]]
 """How many operators of a kind, by operator (of OpenVINO with its kernel), element types, and place."""
 
 
-def placement(task: dict[str, Any], transcriber: Transcriber, clip: np.ndarray) -> list[dict[str, Any]] | None:
+def operator_placement(task: dict[str, Any], transcriber: Transcriber, clip: np.ndarray) -> list[dict[str, Any]] | None:
     """Rows of part, op, precision, place and count, most frequent first; None where the runtime tells nothing."""
     runtime = getattr(transcriber.runtime, "runtime", transcriber.runtime)
     if task["runtime"] == "onnx":

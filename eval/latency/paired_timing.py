@@ -31,7 +31,7 @@ WAKE_S = 0.015
 ms without any, 6.0 after 5 ms and 8.1 after 20 (alnum-micro in int8; the teacher 30 ms always)."""
 
 
-class Player:
+class ClipPlayer:
     """A process that transcribes a clip when asked to."""
 
     def __init__(self, process: "subprocess.Popen[str]", name: str):
@@ -56,7 +56,7 @@ class Player:
 
 
 @contextmanager
-def player(task: Mapping[str, Any], name: str, module: str = "eval.latency.paired_timing") -> Iterator[Player]:
+def open_player(task: Mapping[str, Any], name: str, module: str = "eval.latency.paired_timing") -> Iterator[ClipPlayer]:
     """A variant's process, as `eval.benchmark` describes it in its task."""
     process = subprocess.Popen(
         [sys.executable, "-m", module], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
@@ -65,20 +65,20 @@ def player(task: Mapping[str, Any], name: str, module: str = "eval.latency.paire
     try:
         assert process.stdin is not None
         print(json.dumps(task), file=process.stdin, flush=True)
-        (opened := Player(process, name)).ready()
+        (opened := ClipPlayer(process, name)).ready()
         yield opened
     finally:
         process.kill()
         process.communicate()
 
 
-def quotients(first: Player, second: Player, clips: int, turns: int) -> np.ndarray:
+def time_ratios(first: ClipPlayer, second: ClipPlayer, clips: int, turns: int) -> np.ndarray:
     """The first one's seconds over the second one's, [turns]."""
-    first_N, second_N = in_turn(first, second, clips, turns)
+    first_N, second_N = time_in_turn(first, second, clips, turns)
     return first_N / second_N
 
 
-def in_turn(first: Player, second: Player, clips: int, turns: int) -> np.ndarray:
+def time_in_turn(first: ClipPlayer, second: ClipPlayer, clips: int, turns: int) -> np.ndarray:
     """Seconds of both, [2, turns]."""
     found = []
     for turn in range(turns):
@@ -88,14 +88,14 @@ def in_turn(first: Player, second: Player, clips: int, turns: int) -> np.ndarray
     return np.array(found).T
 
 
-def median(values: Sequence[float] | np.ndarray, resamples: int = 2000) -> dict[str, float]:
+def median_interval(values: Sequence[float] | np.ndarray, resamples: int = 2000) -> dict[str, float]:
     """With its 95 % bootstrap interval."""
     draw = np.random.default_rng(0).choice(np.asarray(values), (resamples, len(values)))
     low, high = np.percentile(np.median(draw, axis=1), [2.5, 97.5])
     return {"value": float(np.median(values)), "low": float(low), "high": float(high)}
 
 
-def serve(task: dict[str, Any]) -> None:
+def serve_clips(task: dict[str, Any]) -> None:
     """Warm up, then answer each clip's number with the seconds it took."""
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: task["threads"]])
     clips = [read_audio(audio) for audio in task["clips"]]
@@ -106,10 +106,10 @@ def serve(task: dict[str, Any]) -> None:
         transcriber.transcribe([clips[clip % len(clips)]], **options)
     print("ready", flush=True)
     for line in sys.stdin:
-        print(awake(partial(transcriber.transcribe, [clips[int(line)]], **options)), flush=True)
+        print(awake_seconds(partial(transcriber.transcribe, [clips[int(line)]], **options)), flush=True)
 
 
-def awake(play: Callable[[], object]) -> float:
+def awake_seconds(play: Callable[[], object]) -> float:
     """Seconds that a play takes on a processor that has not just slept."""
     woken = time.perf_counter()
     while True:
@@ -121,4 +121,4 @@ def awake(play: Callable[[], object]) -> float:
 
 
 if __name__ == "__main__":
-    serve(json.loads(sys.stdin.readline()))
+    serve_clips(json.loads(sys.stdin.readline()))

@@ -15,7 +15,7 @@ import numpy as np
 
 from eval.audio.recordings import SAMPLE_RATE, read_audio
 from eval.decoding.transcriber import Transcriber
-from eval.latency.operator_placement import placement
+from eval.latency.operator_placement import operator_placement
 from eval.runtimes.interface import Generator, Runtime
 from eval.runtimes.process_memory import peak_rss_mb
 from eval.runtimes.registry import open_runtime
@@ -77,7 +77,7 @@ class TimedGenerator(TimedRuntime):
         return self.runtime.along(state, prompt, tokens)
 
 
-def measure(task: dict[str, Any]) -> dict[str, Any]:
+def measure_system(task: dict[str, Any]) -> dict[str, Any]:
     """Cold start, then `warmup` untimed and `runs` timed transcriptions, one clip at a time."""
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: task["threads"]])
     clips = [read_audio(audio) for audio in task["clips"]]
@@ -116,17 +116,17 @@ def measure(task: dict[str, Any]) -> dict[str, Any]:
         "peak_rss_mb": peak_rss_mb(),
         "audio_s": sum(seconds),
         "tokens": tokens,
-        "noise": noise(whole, seconds, len(clips)),
+        "noise": pass_to_pass_range(whole, seconds, len(clips)),
     }
     if task["details"]:  # last: what they take in memory belongs to no figure above
         figures["token_at_cache"] = [
             token_at(cache, transcriber, timed, clips[0], rounds=1 + task["runs"] // 25) for cache in CACHES
         ]
-        figures["placement"] = placement(task, transcriber, clips[0])
+        figures["placement"] = operator_placement(task, transcriber, clips[0])
     return figures
 
 
-def noise(whole: list[float], seconds: list[float], clips: int) -> dict[str, list[float]] | None:
+def pass_to_pass_range(whole: list[float], seconds: list[float], clips: int) -> dict[str, list[float]] | None:
     """Least and largest value of the figures that budgets limit, over whole passes through the clips.
 
     Every pass has the same clips, so that they differ by the machine alone. None for less than two passes.
@@ -193,4 +193,4 @@ def _spread(seconds: list[float]) -> dict[str, float] | None:
 
 if __name__ == "__main__":
     end_with_parent()
-    print(json.dumps(measure(json.load(sys.stdin))))
+    print(json.dumps(measure_system(json.load(sys.stdin))))

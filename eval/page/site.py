@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from eval.page.web_packages import MEMBERS
-from eval.runtimes.model_format import Format, Settings
+from eval.runtimes.model_format import JsonSettings, ModelFormat
 from eval.runtimes.onnx_runtime import SUFFIX, files
 from recipes.core.errors import UserError
 
-PAGE = Path(__file__).parent
+PAGE = Path(__file__).with_name("static")
 
 DTYPE = {"fp32": "fp32", "fp16": "fp16", "int8": "q8"}
 """What transformers.js calls the precisions."""
@@ -47,7 +47,7 @@ Site = Mapping[str, Path | bytes]
 """What stands at each path below the page's address: a file, or its content."""
 
 
-def precisions(folder: Path, wanted: Sequence[str] | None = None) -> list[dict[str, Any]]:
+def onnx_precisions(folder: Path, wanted: Sequence[str] | None = None) -> list[dict[str, Any]]:
     """Name, dtype of transformers.js and MB of each ONNX precision in `folder`, the smallest first.
 
     Raises UserError where a file is missing that the page needs, or a precision that is wanted.
@@ -77,12 +77,12 @@ def precisions(folder: Path, wanted: Sequence[str] | None = None) -> list[dict[s
     ]
 
 
-def site(folder: Path, packages: Path, found: Sequence[Mapping[str, Any]], name: str, *, offline: bool) -> Site:
+def build_site(folder: Path, packages: Path, found: Sequence[Mapping[str, Any]], name: str, *, offline: bool) -> Site:
     """Everything the page fetches. `offline` has it keep a copy of itself in the browser."""
     languages = sorted(
-        code.strip("<|>") for code in Settings.read(folder / "generation_config.json").get("lang_to_id") or {}
+        code.strip("<|>") for code in JsonSettings.read(folder / "generation_config.json").get("lang_to_id") or {}
     )
-    form = Format.load(folder, "en" if "en" in languages else next(iter(languages), None), "transcribe")
+    form = ModelFormat.load(folder, "en" if "en" in languages else next(iter(languages), None), "transcribe")
     index = {
         "name": name, "precisions": found, "languages": languages if form.languages else [],
         "window": form.window_samples, "offline": offline,
@@ -97,7 +97,7 @@ def site(folder: Path, packages: Path, found: Sequence[Mapping[str, Any]], name:
     }
 
 
-def write(content: Site, folder: Path) -> int:
+def write_site(content: Site, folder: Path) -> int:
     """The site as a folder, made beside and renamed; bytes written. UserError for a folder that holds anything else."""
     there = [str(file.relative_to(folder)) for file in sorted(folder.rglob("*")) if not file.is_dir()]
     strange = [name for name in there if name not in content and not name.startswith(("model/", "packages/"))]

@@ -11,7 +11,7 @@ from eval.audio.recordings import SAMPLE_RATE, AudioError, read_audio
 from eval.audio.utterances import read_utterances
 
 
-def players(corpus: Path, ids: Iterable[str]) -> dict[str, str]:
+def audio_players(corpus: Path, ids: Iterable[str]) -> dict[str, str]:
     """MP3 data URIs by utterance id, about 4 kB a second; recordings that are gone since are left out."""
     wanted, found = set(ids), dict[str, str]()
     for item in read_utterances(corpus, "test"):

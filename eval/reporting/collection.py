@@ -5,30 +5,30 @@ import time
 from pathlib import Path
 from typing import Any
 
-from eval.latency.budget_verdict import emulation, judge, variants_for, wer_gaps
-from eval.reporting.report_page import word
+from eval.latency.budget_verdict import describe_emulation, judge_device, variants_for_device, wer_gaps
+from eval.reporting.report_page import verdict_word
 from recipes.core.errors import UserError
-from recipes.core.machine import commit, machine
-from recipes.engine.flow import stages
+from recipes.core.machine import current_commit, describe_machine
+from recipes.engine.flow import active_stages
 from recipes.engine.freshness import read_record
-from recipes.schema.device_budget import budgets
+from recipes.schema.device_budget import load_budgets
 from recipes.schema.recipe import Recipe
 
 
-def collect(recipe: Recipe, command: str) -> dict[str, Any]:
+def collect_report(recipe: Recipe, command: str) -> dict[str, Any]:
     """Every figure of the report, read from the folders of the stages this recipe has."""
     root = recipe.root
-    present = {spec.name for spec in stages(recipe)}
+    present = {spec.name for spec in active_stages(recipe)}
     records = {name: read_record(root / name) or {} for name in present}
     accuracy = _read(root / "eval" / "wer.json") if "eval" in present else None
     latency = _read(root / "benchmark" / "latency.json") if "benchmark" in present else None
-    judged = verdicts(recipe, latency, accuracy) if latency is not None else []
+    judged = budget_verdicts(recipe, latency, accuracy) if latency is not None else []
     return {
         "name": recipe.name,
         "date": time.strftime("%Y-%m-%d"),
         "command": command,
-        "commit": commit(),
-        "machine": machine(),
+        "commit": current_commit(),
+        "machine": describe_machine(),
         "budget": judged[0] if judged else None,
         "other_budgets": judged[1:],
         "accuracy": accuracy,
@@ -46,14 +46,14 @@ def collect(recipe: Recipe, command: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def verdicts(recipe: Recipe, latency: dict[str, Any], accuracy: dict[str, Any] | None) -> list[dict[str, Any]]:
+def budget_verdicts(recipe: Recipe, latency: dict[str, Any], accuracy: dict[str, Any] | None) -> list[dict[str, Any]]:
     """Every budget of the recipe over what was measured for its device; only the first may be required."""
     return [
-        judge(
-            budget, variants_for(budget, latency), wer_gaps(accuracy), recipe.budget.required and index == 0,
-            drift=latency["baseline_drift"], emulation=emulation(budget, latency),
+        judge_device(
+            budget, variants_for_device(budget, latency), wer_gaps(accuracy), recipe.budget.required and index == 0,
+            drift=latency["baseline_drift"], emulation=describe_emulation(budget, latency),
         )
-        for index, budget in enumerate(budgets(recipe))
+        for index, budget in enumerate(load_budgets(recipe))
         if recipe.budget is not None
     ]  # fmt: skip
 
@@ -96,12 +96,12 @@ def _labels(record: dict[str, Any], quality: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def summary(report: dict[str, Any]) -> str:
+def summary_table(report: dict[str, Any]) -> str:
     """The short table that ends a run, a column a device, and what passes."""
     wer = {row["name"]: row["macro"]["wer"] for row in (report["accuracy"] or {"systems": []})["systems"]}
     rows = {row["name"]: row for row in (report["latency"] or {"variants": []})["variants"]}
     judged = [report["budget"], *report["other_budgets"]] if report["budget"] else []
-    said = [{item["artefact"]: word(item) for item in budget["verdicts"]} for budget in judged]
+    said = [{item["artefact"]: verdict_word(item) for item in budget["verdicts"]} for budget in judged]
     columns = [f"{budget['device']:<16}" for budget in judged]
     head = f"{'':<20} {'WER %':>7} {'clip p50':>10} {'speed-up':>9} {'size':>9} {'memory':>9}  {' '.join(columns)}"
     lines = [head.rstrip()]

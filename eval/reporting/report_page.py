@@ -13,7 +13,7 @@ from markupsafe import Markup
 from eval.reporting.plots import Point, curves, histogram, scatter, smooth
 
 
-def render(report: Mapping[str, Any], clips: Mapping[str, str]) -> str:
+def render_page(report: Mapping[str, Any], clips: Mapping[str, str]) -> str:
     """A page without any request to elsewhere. A section whose figures are missing is left out.
 
     `clips` are audio data URIs by utterance id.
@@ -22,7 +22,12 @@ def render(report: Mapping[str, Any], clips: Mapping[str, str]) -> str:
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters |= {"figure": figure, "diff": diff, "word": word, "placed": placed}
+    environment.filters |= {
+        "figure": format_figure,
+        "diff": highlight_differences,
+        "word": verdict_word,
+        "placed": placement_text,
+    }
     sections = ("budget", "other_budgets", "accuracy", "latency", "parity", "training", "compression", "healing",
                 "labels", "corpus", "student", "beside")  # fmt: skip
     values = {name: report.get(name) for name in sections} | dict(report)
@@ -34,7 +39,7 @@ def render(report: Mapping[str, Any], clips: Mapping[str, str]) -> str:
     )
 
 
-def figure(value: float | None, digits: int = 3) -> str:
+def format_figure(value: float | None, digits: int = 3) -> str:
     """A number to so many significant digits, without exponents for everyday sizes."""
     if value is None:
         return "–"
@@ -44,7 +49,7 @@ def figure(value: float | None, digits: int = 3) -> str:
     return f"{value:.{max(0, digits - above)}f}"
 
 
-def word(item: Mapping[str, Any]) -> str:
+def verdict_word(item: Mapping[str, Any]) -> str:
     """One verdict in a few words: unsafe where the machine's noise reaches over a limit, open where the WER's does."""
     if any(row["note"].startswith("does not fit") for row in item["rows"]):
         return "does not fit"
@@ -54,7 +59,7 @@ def word(item: Mapping[str, Any]) -> str:
     return ", ".join([*said, *["WER open"] * any("WER" in limit for limit in doubts)])
 
 
-def placed(rows: Sequence[Mapping[str, Any]] | None) -> str:
+def placement_text(rows: Sequence[Mapping[str, Any]] | None) -> str:
     """Where a model's operators ran and in what: counts, the most frequent first."""
     counts: Counter[str] = Counter()
     for row in rows or []:
@@ -62,7 +67,7 @@ def placed(rows: Sequence[Mapping[str, Any]] | None) -> str:
     return ", ".join(f"{count} {what}" for what, count in counts.most_common()) or "the runtime does not tell"
 
 
-def diff(reference: str, text: str) -> Markup:
+def highlight_differences(reference: str, text: str) -> Markup:
     """The text with words marked that are wrong or added, and those missing from it."""
     wanted, said = reference.lower().split(), text.lower().split()
     parts: list[Markup] = []
@@ -89,9 +94,9 @@ def _verdict(report: Mapping[str, Any]) -> str:
         return ""
     row = rows[name]
     sentence = (
-        f"{name} transcribes a clip in {figure(row['clip_ms']['p50'])} ms (median; {figure(row['speedup'])} times the "
-        f"speed of the teacher in PyTorch fp32), is {figure(row['size_mb'])} MB on disk and peaks at "
-        f"{figure(row['peak_rss_mb'])} MB of memory"
+        f"{name} transcribes a clip in {format_figure(row['clip_ms']['p50'])} ms (median; {format_figure(row['speedup'])} times the "
+        f"speed of the teacher in PyTorch fp32), is {format_figure(row['size_mb'])} MB on disk and peaks at "
+        f"{format_figure(row['peak_rss_mb'])} MB of memory"
     )
     if name in systems:
         teacher = next(system for system in systems.values() if system["role"] == "teacher")

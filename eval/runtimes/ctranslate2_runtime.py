@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from eval.runtimes.model_format import Sizes
+from eval.runtimes.model_format import ModelSizes
 from recipes.core.errors import UserError, one_line
 
 COMPUTE = {"fp32": "float32", "int8": "int8"}
@@ -62,7 +62,7 @@ class CTranslate2Runtime:
                 str(self._folder), compute_type=COMPUTE[precision], intra_threads=threads, inter_threads=1
             )
             vocabulary = json.loads((self._folder / "vocabulary.json").read_text())
-            self.sizes = Sizes(self._whisper.n_mels, None, len(vocabulary))
+            self.sizes = ModelSizes(self._whisper.n_mels, None, len(vocabulary))
         except (RuntimeError, ValueError, KeyError, TypeError, MemoryError) as error:  # its own are RuntimeErrors
             found = one_line(error) or type(error).__name__
             raise UserError(

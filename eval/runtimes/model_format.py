@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 from recipes.core.errors import UserError, one_line
 
 
-class Settings(dict[str, Any]):
+class JsonSettings(dict[str, Any]):
     """A JSON file of a model folder; a key that is not there is a UserError."""
 
     path: Path
@@ -30,7 +30,7 @@ class Settings(dict[str, Any]):
 
 
 @dataclass(frozen=True)
-class Sizes:
+class ModelSizes:
     """What an artefact's own files say of the model; None where they do not."""
 
     num_mel_bins: int | None
@@ -40,7 +40,7 @@ class Sizes:
 
     def check(self, folder: Path, artefact: str) -> None:
         """UserError where the folder's config.json says something else: files of two models in one folder."""
-        config = Settings.read(folder / "config.json")
+        config = JsonSettings.read(folder / "config.json")
         expected = {
             "num_mel_bins": config["num_mel_bins"], "frames": 2 * config["max_source_positions"],
             "vocab_size": config["vocab_size"],
@@ -71,7 +71,7 @@ def no_speech_token(tokenizer: Tokenizer) -> int | None:
 
 
 @dataclass(frozen=True)
-class Format:
+class ModelFormat:
     """What decoding needs to know of a model folder."""
 
     prompt: list[int]
@@ -107,11 +107,11 @@ class Format:
         return [start, self.languages[language], *rest]
 
     @classmethod
-    def load(cls, folder: Path, language: str | None, task: str) -> "Format":
+    def load(cls, folder: Path, language: str | None, task: str) -> "ModelFormat":
         """Read config, generation_config and preprocessor_config; UserError for a language it does not have."""
-        config = Settings.read(folder / "config.json")
-        generation = Settings.read(folder / "generation_config.json")
-        features = Settings.read(folder / "preprocessor_config.json")
+        config = JsonSettings.read(folder / "config.json")
+        generation = JsonSettings.read(folder / "generation_config.json")
+        features = JsonSettings.read(folder / "preprocessor_config.json")
         prompt = [generation["decoder_start_token_id"]]
         languages = generation["lang_to_id"] if generation.get("is_multilingual", False) else {}
         if languages:

@@ -13,7 +13,7 @@ KEYS = ("low_rank", "encoder_heads")
 """What a config.json has beside Whisper's own keys."""
 
 
-def pair(inputs: int, outputs: int, rank: int) -> nn.Sequential:
+def low_rank_pair(inputs: int, outputs: int, rank: int) -> nn.Sequential:
     """Inputs to `rank` numbers to outputs: two plain layers, so that exporters and quantisers meet nothing new."""
     return nn.Sequential(nn.Linear(inputs, rank, bias=False), nn.Linear(rank, outputs))
 
@@ -28,7 +28,7 @@ class SottovoceForConditionalGeneration(WhisperForConditionalGeneration):
                 _narrow(layer.self_attn, heads)
         for name, rank in (getattr(config, "low_rank", None) or {}).items():
             whole = self.get_submodule(name)
-            self.set_submodule(name, pair(whole.in_features, whole.out_features, rank))
+            self.set_submodule(name, low_rank_pair(whole.in_features, whole.out_features, rank))
 
 
 def _narrow(attention: WhisperAttention, heads: int) -> None:

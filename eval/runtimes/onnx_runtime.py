@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from eval.runtimes.model_format import Sizes
+from eval.runtimes.model_format import ModelSizes
 from recipes.core.errors import UserError
 
 SUFFIX = {"fp32": "", "fp16": "_fp16", "int8": "_quantized"}
@@ -51,7 +51,7 @@ class OnnxRuntime:
         self._decoder = _session(folder / "onnx" / f"decoder_model_merged{SUFFIX[precision]}.onnx", threads, profile)
         self._outputs = [output.name for output in self._decoder.get_outputs()]
         _, bins, frames = self._encoder.get_inputs()[0].shape
-        self.sizes = Sizes(bins, frames, self._decoder.get_outputs()[0].shape[-1])
+        self.sizes = ModelSizes(bins, frames, self._decoder.get_outputs()[0].shape[-1])
         self._caches = {
             value.name: value.shape for value in self._decoder.get_inputs() if value.name.startswith("past_key_values.")
         }

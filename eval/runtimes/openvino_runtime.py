@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from eval.runtimes.model_format import Sizes
+from eval.runtimes.model_format import ModelSizes
 from recipes.core.errors import UserError, one_line
 
 PRECISIONS = ("fp32", "fp16", "int8")
@@ -63,7 +63,7 @@ class OpenVinoRuntime:
         self._latest: OpenVinoState | None = None
         _, bins, frames = self._encoder.get_compiled_model().input(0).partial_shape
         logits = self._decoder.get_compiled_model().output("logits").partial_shape
-        self.sizes = Sizes(bins.get_length(), frames.get_length(), logits[2].get_length())
+        self.sizes = ModelSizes(bins.get_length(), frames.get_length(), logits[2].get_length())
 
     def encode(self, mel_BFT: np.ndarray) -> OpenVinoState:
         """Log-mel float32 [B, F, T] to encoder states."""

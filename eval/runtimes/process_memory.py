@@ -44,7 +44,7 @@ def peak_rss_mb(process: int | str = "self") -> float:
 
 
 @dataclass
-class Cap:
+class MemoryCap:
     """A watched process."""
 
     memory_mb: float | None
@@ -53,9 +53,9 @@ class Cap:
 
 
 @contextmanager
-def capped(process: "subprocess.Popen[Any]", memory_mb: float | None) -> Iterator[Cap]:
+def memory_cap(process: "subprocess.Popen[Any]", memory_mb: float | None) -> Iterator[MemoryCap]:
     """Watch a process while the body runs; None watches nothing."""
-    cap, done = Cap(memory_mb), threading.Event()
+    cap, done = MemoryCap(memory_mb), threading.Event()
 
     def watch(limit: float) -> None:
         while not done.wait(_LOOK_EVERY_S) and process.poll() is None:

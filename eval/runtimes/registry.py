@@ -42,7 +42,7 @@ def weight_files(runtime: str, folder: Path, precision: str) -> list[Path]:
     return found
 
 
-def available(folder: Path) -> Iterator[tuple[str, str]]:
+def available_artefacts(folder: Path) -> Iterator[tuple[str, str]]:
     """Runtime and precision of everything a model folder holds: exports in the order of RUNTIMES, each the most exact
     first, then PyTorch, which is imported only when it is reached.
     """
@@ -52,7 +52,7 @@ def available(folder: Path) -> Iterator[tuple[str, str]]:
                 yield runtime, precision
 
 
-def choose(folder: Path, runtime: str | None, precision: str | None) -> tuple[str, str]:
+def choose_artefact(folder: Path, runtime: str | None, precision: str | None) -> tuple[str, str]:
     """The first available runtime and precision among those asked for; None leaves the choice open.
 
     Raises UserError where the folder is none, or holds no such model.
@@ -60,7 +60,7 @@ def choose(folder: Path, runtime: str | None, precision: str | None) -> tuple[st
     if not folder.is_dir():
         raise UserError(f"model {folder}: expected a model folder, found none; such as runs/demo/export/model")
     found = []
-    for has, kind in available(folder):
+    for has, kind in available_artefacts(folder):
         if runtime in (None, has) and precision in (None, kind):
             return has, kind
         found.append(f"{has} {kind}")

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from eval.decoding.transcriber import Transcriber
 from eval.runtimes.registry import open_runtime, weight_files
-from recipes.core.model_folder import model_folder
-from recipes.engine.flow import checkpoint
+from recipes.core.model_folder import resolve_model_folder
+from recipes.engine.flow import student_folder
 from recipes.schema.recipe import Recipe
 
 
@@ -54,12 +54,12 @@ def _parameters(file: Path) -> int:
     return total
 
 
-def systems(recipe: Recipe) -> list[System]:
+def list_systems(recipe: Recipe) -> list[System]:
     """Teacher and student in PyTorch fp32, then every export."""
     exported = recipe.root / "export" / "model"
     return [
-        System("teacher-torch-fp32", "teacher", "torch", "fp32", model_folder(recipe.teacher.model)),
-        System("student-torch-fp32", "student", "torch", "fp32", checkpoint(recipe)),
+        System("teacher-torch-fp32", "teacher", "torch", "fp32", resolve_model_folder(recipe.teacher.model)),
+        System("student-torch-fp32", "student", "torch", "fp32", student_folder(recipe)),
         *(System(name, "export", runtime, precision, exported) for name, runtime, precision in recipe.export.artefacts),
     ]
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from eval.runtimes.model_format import Sizes
+from eval.runtimes.model_format import ModelSizes
 from recipes.core.errors import UserError, one_line
 
 SUFFIX = {"fp32": "", "fp16": "_fp16", "int8": "_int8"}
@@ -38,7 +38,7 @@ def _paths(folder: Path, precision: str) -> tuple[Path, Path]:
 
 
 @dataclass(frozen=True, eq=False)
-class Clip:
+class ClipState:
     """One clip in decoding."""
 
     cross: Tensors
@@ -54,7 +54,7 @@ class TfliteState:
     """One batch in decoding; a step makes a new one and leaves this as it is."""
 
     encoder_BSD: np.ndarray
-    clips: tuple[Clip, ...]
+    clips: tuple[ClipState, ...]
 
 
 class TfliteRuntime:
@@ -67,7 +67,7 @@ class TfliteRuntime:
         self.max_tokens = shapes["attention_mask"][-1]
         """Longest text N, prompt included."""
         _, bins, frames = self._encoder.shapes["input_features"]
-        self.sizes = Sizes(bins, frames, self._decoder.output_shapes["logits"][-1])
+        self.sizes = ModelSizes(bins, frames, self._decoder.output_shapes["logits"][-1])
         self._empty = {name: np.zeros(shapes[name], np.float32) for name in shapes if name.startswith("self_")}
         self._held: Tensors | None = None
 
@@ -77,7 +77,7 @@ class TfliteRuntime:
         for mel_FT in mel_BFT:
             outputs = self._encoder.run({"input_features": np.ascontiguousarray(mel_FT[None], np.float32)})
             states.append(outputs.pop("encoder_states"))
-            clips.append(Clip(outputs, self._empty))
+            clips.append(ClipState(outputs, self._empty))
         return TfliteState(np.concatenate(states), tuple(clips))
 
     def step(self, tokens_BL: np.ndarray, state: TfliteState) -> tuple[np.ndarray, TfliteState]:
@@ -99,7 +99,7 @@ class TfliteRuntime:
             clips.append(clip)
         return np.concatenate(logits), TfliteState(state.encoder_BSD, tuple(clips))
 
-    def _token(self, token: int, clip: Clip) -> tuple[np.ndarray, Clip]:
+    def _token(self, token: int, clip: ClipState) -> tuple[np.ndarray, ClipState]:
         mask_111N = np.full((1, 1, 1, self.max_tokens), MASKED)
         mask_111N[..., self.max_tokens - clip.length - 1 :] = 0
         inputs = {
@@ -115,7 +115,7 @@ class TfliteRuntime:
             self._held = clip.cross
         outputs = self._decoder.run(inputs)
         own = {name: outputs[f"new_{name}"] for name in clip.own}
-        return outputs["logits"], Clip(clip.cross, own, clip.length + 1)
+        return outputs["logits"], ClipState(clip.cross, own, clip.length + 1)
 
 
 class _Graph:

@@ -13,7 +13,7 @@ import transformers
 from safetensors import SafetensorError
 from transformers import BitsAndBytesConfig, EncoderDecoderCache, WhisperForConditionalGeneration
 
-from eval.runtimes.model_format import Sizes
+from eval.runtimes.model_format import ModelSizes
 from eval.runtimes.modeling_sottovoce import KEYS, SottovoceForConditionalGeneration
 from recipes.core.errors import UserError, one_line
 
@@ -103,7 +103,7 @@ class TorchRuntime:
     def __init__(self, model: WhisperForConditionalGeneration, device: torch.device | str = "cpu"):
         self.model = model.to(device)
         config = model.config
-        self.sizes = Sizes(config.num_mel_bins, 2 * config.max_source_positions, config.vocab_size)
+        self.sizes = ModelSizes(config.num_mel_bins, 2 * config.max_source_positions, config.vocab_size)
 
     @torch.inference_mode()
     def encode(self, mel_BFT: np.ndarray) -> TorchState:

@@ -9,16 +9,16 @@ from pathlib import Path
 import numpy as np
 
 from eval.audio.audiofolder import read_metadata
-from eval.audio.noise import COLOURS, load_noise, recordings, stretch, with_noise
-from eval.audio.recordings import SAMPLE_RATE, AudioError, Reference, read_audio, seconds_of
+from eval.audio.noise import COLOURS, add_noise, load_noise, loop_noise, noise_files
+from eval.audio.recordings import SAMPLE_RATE, AudioError, AudioReference, duration_of, read_audio
 from eval.audio.utterances import Utterance
 from eval.decoding.long_form import Mode
 from recipes.core.errors import UserError
-from recipes.schema.eval_section import LongForm, Noise
+from recipes.schema.eval_section import LongFormOptions, NoiseOptions
 
 
 @dataclass(frozen=True)
-class Clip:
+class TestClip:
     """Something to transcribe."""
 
     id: str
@@ -40,7 +40,7 @@ class Condition:
 
     name: str
     """Of the file; empty for the test set as it is."""
-    clips: Sequence[Clip]
+    clips: Sequence[TestClip]
     mode: Mode | None = None
     """How long recordings are read; None for clips within the window."""
     snr_db: float | None = None
@@ -49,21 +49,23 @@ class Condition:
     """Places of the clips in the test set, where they are a part of it."""
 
 
-def clean(test: Sequence[Utterance]) -> Condition:
+def clean_condition(test: Sequence[Utterance]) -> Condition:
     """The test set as it is."""
     clips = [
-        Clip(item.id, item.source, item.seconds, item.text or "", partial(read_audio, item.audio), item.speaker or "")
+        TestClip(
+            item.id, item.source, item.seconds, item.text or "", partial(read_audio, item.audio), item.speaker or ""
+        )
         for item in test
     ]
     return Condition("", clips)
 
 
-def noisy(test: Condition, settings: Noise, seed: int) -> list[Condition]:
+def noisy_conditions(test: Condition, settings: NoiseOptions, seed: int) -> list[Condition]:
     """A part of each test set at each ratio, from the least noise to the most."""
     names, conditions = _noises(settings), []
     parts = tuple(
         index
-        for chosen in by_set(test.clips).values()
+        for chosen in clips_by_test_set(test.clips).values()
         for index in chosen[:: max(1, len(chosen) // settings.utterances)][: settings.utterances]
     )
     for snr_db in sorted(settings.snr_db, reverse=True):
@@ -75,18 +77,18 @@ def noisy(test: Condition, settings: Noise, seed: int) -> list[Condition]:
     return conditions
 
 
-def alone(settings: Noise, window_samples: int, seed: int) -> Condition:
+def noise_only_condition(settings: NoiseOptions, window_samples: int, seed: int) -> Condition:
     """Windows of digital silence and of noise, where nobody speaks."""
     seconds, names = window_samples / SAMPLE_RATE, _noises(settings)
-    clips = [Clip("silence", "", seconds, "", partial(np.zeros, window_samples, np.float32))]
+    clips = [TestClip("silence", "", seconds, "", partial(np.zeros, window_samples, np.float32))]
     for index in range(settings.alone):
         name = names[index % len(names)]
         where = f"{Path(name).stem}-{index // len(names)}"
-        clips.append(Clip(where, "", seconds, "", partial(_only_noise, name, where, window_samples, seed)))
+        clips.append(TestClip(where, "", seconds, "", partial(_only_noise, name, where, window_samples, seed)))
     return Condition("alone", clips)
 
 
-def long_form(test: Condition, settings: LongForm, seed: int) -> list[Condition]:
+def long_form_conditions(test: Condition, settings: LongFormOptions, seed: int) -> list[Condition]:
     """Long recordings, in each mode."""
     clips = list(_in_folder(settings) if settings.folder else _joined(test, settings, seed))
     if not clips:
@@ -94,21 +96,21 @@ def long_form(test: Condition, settings: LongForm, seed: int) -> list[Condition]
     return [Condition(f"long-{mode}", clips, mode) for mode in settings.modes]
 
 
-def _in_folder(settings: LongForm) -> Iterator[Clip]:
+def _in_folder(settings: LongFormOptions) -> Iterator[TestClip]:
     assert settings.folder is not None
     rows = [row for row in read_metadata(settings.folder, "eval.long_form.folder") if row[1].get("text")]
     for name, row in rows[: settings.recordings]:
         path = settings.folder / name
         try:
-            seconds = seconds_of(Reference(path))
+            seconds = duration_of(AudioReference(path))
         except AudioError as error:
             raise UserError(f"{path}: {error}; mend it or take it out of the metadata") from error
-        yield Clip(name, settings.folder.name, seconds, row["text"], partial(read_audio, str(path)))
+        yield TestClip(name, settings.folder.name, seconds, row["text"], partial(read_audio, str(path)))
 
 
-def _joined(test: Condition, settings: LongForm, seed: int) -> Iterator[Clip]:
+def _joined(test: Condition, settings: LongFormOptions, seed: int) -> Iterator[TestClip]:
     """Utterances speaker by speaker, in a drawn order since neighbours often say the same; each once at most."""
-    for name, chosen in by_set(test.clips).items():
+    for name, chosen in clips_by_test_set(test.clips).items():
         drawn = np.random.default_rng(seed).permutation(chosen).tolist()
         order = sorted(drawn, key=lambda index: test.clips[index].speaker)
         made, parts, seconds = 0, list[int](), 0.0
@@ -119,11 +121,11 @@ def _joined(test: Condition, settings: LongForm, seed: int) -> Iterator[Clip]:
                 clips = [test.clips[part] for part in parts]
                 text = " ".join(clip.text for clip in clips)
                 read = partial(_join, clips, settings.pause_seconds)
-                yield Clip(f"{name}/joined-{made}", name, seconds, text, read, parts=tuple(parts))
+                yield TestClip(f"{name}/joined-{made}", name, seconds, text, read, parts=tuple(parts))
                 made, parts, seconds = made + 1, [], 0.0
 
 
-def by_set(clips: Sequence[Clip]) -> dict[str, list[int]]:
+def clips_by_test_set(clips: Sequence[TestClip]) -> dict[str, list[int]]:
     """The places of each test set's clips, in order."""
     places: dict[str, list[int]] = {}
     for index, clip in enumerate(clips):
@@ -131,19 +133,19 @@ def by_set(clips: Sequence[Clip]) -> dict[str, list[int]]:
     return places
 
 
-def _noises(settings: Noise) -> tuple[str, ...]:
-    return recordings("eval.noise.folder", settings.folder, settings.files) or tuple(COLOURS)
+def _noises(settings: NoiseOptions) -> tuple[str, ...]:
+    return noise_files("eval.noise.folder", settings.folder, settings.files) or tuple(COLOURS)
 
 
-def _under_noise(clip: Clip, names: Sequence[str], snr_db: float, seed: int) -> np.ndarray:
+def _under_noise(clip: TestClip, names: Sequence[str], snr_db: float, seed: int) -> np.ndarray:
     draw = _draw(seed, clip.id)
     noise = _noise(names[int(draw.integers(len(names)))])
-    return with_noise(clip.read(), noise, snr_db, int(draw.integers(len(noise)))).astype(np.float32)
+    return add_noise(clip.read(), noise, snr_db, int(draw.integers(len(noise)))).astype(np.float32)
 
 
 def _only_noise(name: str, where: str, samples: int, seed: int) -> np.ndarray:
     noise = _noise(name)
-    return stretch(noise, samples, int(_draw(seed, where).integers(len(noise))))
+    return loop_noise(noise, samples, int(_draw(seed, where).integers(len(noise))))
 
 
 def _noise(name: str) -> np.ndarray:
@@ -153,7 +155,7 @@ def _noise(name: str) -> np.ndarray:
         raise UserError(f"{name}: {error}; mend it or take it out of eval.noise.folder") from error
 
 
-def _join(clips: Sequence[Clip], pause_seconds: float) -> np.ndarray:
+def _join(clips: Sequence[TestClip], pause_seconds: float) -> np.ndarray:
     pause = np.zeros(round(pause_seconds * SAMPLE_RATE), np.float32)
     return np.concatenate([part for clip in clips for part in (clip.read(), pause)])
 

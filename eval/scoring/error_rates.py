@@ -34,7 +34,7 @@ def normalizer(name: Normalizer, model: Path) -> Normalize:
 
 
 @dataclass(frozen=True)
-class Errors:
+class ErrorCounts:
     """Edit counts of each utterance [U] against references of `units` words or characters [U]."""
 
     substitutions: np.ndarray
@@ -47,9 +47,9 @@ class Errors:
         """Edits of each utterance [U]."""
         return self.substitutions + self.deletions + self.insertions
 
-    def take(self, places: Sequence[int]) -> "Errors":
+    def take(self, places: Sequence[int]) -> "ErrorCounts":
         """Those of some of the utterances."""
-        return Errors(*(counts[list(places)] for counts in astuple(self)))
+        return ErrorCounts(*(counts[list(places)] for counts in astuple(self)))
 
     @property
     def rate(self) -> float:
@@ -57,7 +57,7 @@ class Errors:
         return 100.0 * float(self.total.sum()) / max(1, int(self.units.sum()))
 
 
-def count_errors(references: Sequence[str], hypotheses: Sequence[str], *, characters: bool = False) -> Errors:
+def count_errors(references: Sequence[str], hypotheses: Sequence[str], *, characters: bool = False) -> ErrorCounts:
     """Edits of normalised texts, by utterance. An empty reference counts its hypothesis as insertions."""
     process = jiwer.process_characters if characters else jiwer.process_words
     rows = []
@@ -70,7 +70,7 @@ def count_errors(references: Sequence[str], hypotheses: Sequence[str], *, charac
         units = counted.hits + counted.substitutions + counted.deletions
         rows.append((counted.substitutions, counted.deletions, counted.insertions, units))
     columns = np.array(rows, np.int64).reshape(-1, 4).T
-    return Errors(*columns)
+    return ErrorCounts(*columns)
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Interval:
     high: float
 
 
-def bootstrap(errors: Errors, minus: Errors | None = None, *, resamples: int, seed: int) -> Interval:
+def bootstrap(errors: ErrorCounts, minus: ErrorCounts | None = None, *, resamples: int, seed: int) -> Interval:
     """Percentile bootstrap over utterances of the error rate in percent, or of its difference to `minus`.
 
     The difference is paired: both systems are resampled on the same utterances.
@@ -91,7 +91,7 @@ def bootstrap(errors: Errors, minus: Errors | None = None, *, resamples: int, se
 
 
 def macro_bootstrap(
-    sets: Sequence[Errors], minus: Sequence[Errors] | None = None, *, resamples: int, seed: int
+    sets: Sequence[ErrorCounts], minus: Sequence[ErrorCounts] | None = None, *, resamples: int, seed: int
 ) -> Interval:
     """The same of the unweighted mean over test sets, each resampled within itself."""
     draw = np.random.default_rng(seed)
@@ -107,7 +107,7 @@ def macro_bootstrap(
 
 
 def permutation_test(
-    sets: Sequence[Errors], others: Sequence[Errors], *, seed: int, permutations: int = 10_000
+    sets: Sequence[ErrorCounts], others: Sequence[ErrorCounts], *, seed: int, permutations: int = 10_000
 ) -> float:
     """Two-sided p value of the macro error rates being equal: approximate randomisation over utterances.
 

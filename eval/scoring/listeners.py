@@ -14,17 +14,17 @@ from eval.decoding.long_form import Mode, transcribe_long
 from eval.decoding.speculative import open_speculative
 from eval.decoding.transcriber import Transcriber
 from eval.runtimes.systems import System, open_transcriber
-from eval.scoring.conditions import Clip, Condition
+from eval.scoring.conditions import Condition, TestClip
 from eval.scoring.scorer import Texts
 from recipes.core.atomic_files import write_json
-from recipes.schema.eval_section import Eval
+from recipes.schema.eval_section import EvalSection
 from recipes.schema.recipe import Recipe
 
 
-class Listener:
+class SystemTranscriber:
     """A system that writes down what it hears, opened when there is something left to hear."""
 
-    def __init__(self, system: System, recipe: Recipe, section: Eval):
+    def __init__(self, system: System, recipe: Recipe, section: EvalSection):
         self.system, self.recipe, self.section = system, recipe, section
         # Exports run one clip at a time, as the device does: dynamic int8 scales its activations over the whole batch,
         # so a batched score would be another model's.
@@ -52,7 +52,7 @@ class Listener:
             found[condition.name] = json.loads(file.read_text())
         return found
 
-    def _short(self, clips: Sequence[Clip], label: str) -> list[str]:
+    def _short(self, clips: Sequence[TestClip], label: str) -> list[str]:
         """Texts of the clips; a system with a shorter window than the teacher's reads what is beyond it in chunks."""
         window = self.transcriber.format.window_samples
         order = sorted(range(len(clips)), key=lambda index: -clips[index].seconds)
@@ -73,10 +73,10 @@ class Listener:
         return transcribe_long(self.transcriber, samples, mode, batch_size=self.batch_size, max_tokens=max_tokens).text
 
 
-class Drafted(Listener):
+class DraftedTeacher(SystemTranscriber):
     """The teacher while the student drafts for it."""
 
-    def __init__(self, teacher: System, student: System, recipe: Recipe, section: Eval):
+    def __init__(self, teacher: System, student: System, recipe: Recipe, section: EvalSection):
         super().__init__(teacher, recipe, section)
         self.runtime = open_speculative(teacher.folder, student.folder, self.threads)
 

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from eval.decoding.repetition import repeats
-from eval.scoring.conditions import Condition, by_set
-from eval.scoring.error_rates import Errors, Normalize, count_errors, macro_bootstrap, permutation_test
+from eval.decoding.repetition import count_repeats
+from eval.scoring.conditions import Condition, clips_by_test_set
+from eval.scoring.error_rates import ErrorCounts, Normalize, count_errors, macro_bootstrap, permutation_test
 from eval.scoring.evaluate_metric import ErrorRate
-from recipes.schema.eval_section import Eval
+from recipes.schema.eval_section import EvalSection
 
 Texts = Mapping[str, Sequence[str]]
 """A system's texts by condition, as it wrote them."""
@@ -27,13 +27,13 @@ LOOP = 3
 class Scorer:
     """Counts with the recipe's normaliser, resamples and seed."""
 
-    section: Eval
+    section: EvalSection
     seed: int
     normalize: Normalize
 
     def short_form(self, test: Condition, mine: Texts, teachers: Texts | None) -> dict[str, Any]:
         """Each test set, and the unweighted mean over the sets; the teacher itself is compared with nothing."""
-        places = by_set(test.clips)
+        places = clips_by_test_set(test.clips)
         counted = [self._errors(test, mine[""], characters=characters) for characters in (False, True)]
         words, characters = ([errors.take(chosen) for chosen in places.values()] for errors in counted)
         said, references = self._normal(mine[""]), self._normal([clip.text for clip in test.clips])
@@ -83,7 +83,7 @@ class Scorer:
         loops = [
             index
             for index, (text, reference) in enumerate(zip(said, references, strict=True))
-            if repeats(text.split()) >= LOOP and repeats(text.split()) > repeats(reference.split())
+            if count_repeats(text.split()) >= LOOP and count_repeats(text.split()) > count_repeats(reference.split())
         ]
         return {
             "insertion_rate": self._interval([replace(errors, substitutions=none, deletions=none)]),
@@ -129,7 +129,7 @@ class Scorer:
             heard["separate"] = [" ".join(mine[""][part] for part in clip.parts) for clip in clips]
         for mode, texts in heard.items():
             errors = self._errors(conditions[0], texts)
-            for name, places in by_set(clips).items():
+            for name, places in clips_by_test_set(clips).items():
                 row = errors.take(places)
                 found.setdefault(name, {})[mode] = {
                     "wer": {"value": row.rate, "low": None, "high": None}
@@ -149,20 +149,20 @@ class Scorer:
     def _normal(self, texts: Sequence[str]) -> list[str]:
         return [self.normalize(text) for text in texts]
 
-    def _errors(self, condition: Condition, texts: Sequence[str], *, characters: bool = False) -> Errors:
+    def _errors(self, condition: Condition, texts: Sequence[str], *, characters: bool = False) -> ErrorCounts:
         references = self._normal([clip.text for clip in condition.clips])
         return count_errors(references, self._normal(texts), characters=characters)
 
-    def _by_set(self, condition: Condition, texts: Texts) -> list[Errors]:
+    def _by_set(self, condition: Condition, texts: Texts) -> list[ErrorCounts]:
         """Of a part of the test set; under no noise its texts are those of the whole."""
         said = texts[condition.name] if condition.name else [texts[""][index] for index in condition.parts]
         errors = self._errors(condition, said)
-        return [errors.take(places) for places in by_set(condition.clips).values()]
+        return [errors.take(places) for places in clips_by_test_set(condition.clips).values()]
 
-    def _interval(self, sets: Sequence[Errors]) -> dict[str, float]:
+    def _interval(self, sets: Sequence[ErrorCounts]) -> dict[str, float]:
         return asdict(macro_bootstrap(sets, resamples=self.section.bootstrap, seed=self.seed))
 
-    def _difference(self, sets: Sequence[Errors], others: Sequence[Errors] | None) -> dict[str, float] | None:
+    def _difference(self, sets: Sequence[ErrorCounts], others: Sequence[ErrorCounts] | None) -> dict[str, float] | None:
         if others is None:
             return None
         apart = macro_bootstrap(sets, others, resamples=self.section.bootstrap, seed=self.seed)

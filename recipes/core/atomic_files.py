@@ -9,7 +9,7 @@ from typing import Any
 
 
 @contextmanager
-def write_beside(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """A file to write beside `path`, renamed to it when the body ends well: a reader never sees half a file."""
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -22,5 +22,5 @@ def write_beside(path: Path) -> Iterator[Path]:
 
 def write_json(path: Path, value: Any) -> None:
     """JSON, written beside and renamed."""
-    with write_beside(path) as beside:
+    with atomic_write(path) as beside:
         beside.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n")

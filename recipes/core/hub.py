@@ -9,22 +9,22 @@ from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 
 from recipes.core.errors import UserError
 
-REFUSED = (OSError, ValueError, RuntimeError, httpx.HTTPError)
+HUB_ERRORS = (OSError, ValueError, RuntimeError, httpx.HTTPError)
 """What huggingface_hub raises for a wrong id, a missing token, no network, an upload that broke off."""
 
 
 @contextmanager
-def one_refusal(doing: str) -> Iterator[None]:
+def hub_errors_as_user_errors(doing: str) -> Iterator[None]:
     """UserError in one line for whatever the Hub answers; of its own words none, they may repeat what was sent."""
     try:
         yield
-    except REFUSED as error:
+    except HUB_ERRORS as error:
         raise UserError(f"{doing}: {_reason(error)}; what was uploaded stays: the same command goes on") from error
 
 
 def _reason(error: Exception) -> str:
     name = type(error).__name__
-    cause = error.__cause__ if type(error) is RuntimeError and isinstance(error.__cause__, REFUSED) else error
+    cause = error.__cause__ if type(error) is RuntimeError and isinstance(error.__cause__, HUB_ERRORS) else error
     if isinstance(cause, LocalTokenNotFoundError):
         return "the Hub wants an access token, found none; set HF_TOKEN or run `hf auth login`"
     if isinstance(cause, HfHubHTTPError):
@@ -35,7 +35,7 @@ def _reason(error: Exception) -> str:
     return f"the Hub refused ({name}); check the id, the network and the access token"
 
 
-def own_repository(api: HfApi, repository: str, repo_type: str, private: bool) -> None:
+def ensure_repository(api: HfApi, repository: str, repo_type: str, private: bool) -> None:
     """Make the repository where there is none. UserError for a public one where a private one is wanted."""
     api.create_repo(repository, repo_type=repo_type, private=private, exist_ok=True)
     if private and not api.repo_info(repository, repo_type=repo_type).private:

@@ -42,7 +42,7 @@ def end_with_parent() -> None:
 
 
 @cache
-def machine() -> dict[str, Any]:
+def describe_machine() -> dict[str, Any]:
     """CPU model, usable cores, memory in GB, platform, Python and package versions."""
     return {
         "cpu": _cpu_model(),
@@ -55,7 +55,7 @@ def machine() -> dict[str, Any]:
 
 
 @cache
-def commit() -> str | None:
+def current_commit() -> str | None:
     """The checkout's commit, `+` when it has changes; None outside a checkout."""
     here = Path(__file__).parent
     try:

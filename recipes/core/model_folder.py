@@ -14,23 +14,23 @@ PROCESSOR_FILES = (
 _REQUIRED = ("config.json", "generation_config.json", "preprocessor_config.json", "tokenizer.json")
 
 
-def model_folder(model: str, key: str = "teacher.model") -> Path:
+def resolve_model_folder(model: str, key: str = "teacher.model") -> Path:
     """The folder of a model given as a local path or as a Hub id (`owner/name`, then the network is used).
 
     Raises UserError, naming the recipe's key, when it is neither, or lacks a file of the Whisper format.
     """
-    folder = local_folder(model, key)
+    folder = local_model_folder(model, key)
     if folder is None:
         folder = _from_hub(model, key)
-        check_format(folder, key)
+        check_model_folder(folder, key)
     return folder
 
 
-def local_folder(model: str, key: str = "teacher.model") -> Path | None:
+def local_model_folder(model: str, key: str = "teacher.model") -> Path | None:
     """The checked local folder, or None for a Hub id."""
     folder = Path(model)
     if folder.is_dir():
-        check_format(folder, key)
+        check_model_folder(folder, key)
         return folder
     parts = model.split("/")
     if len(parts) == 2 and all(parts) and parts[0] not in (".", "..", "~") and not folder.parent.is_dir():
@@ -41,7 +41,7 @@ def local_folder(model: str, key: str = "teacher.model") -> Path | None:
     )
 
 
-def check_format(folder: Path, key: str) -> None:
+def check_model_folder(folder: Path, key: str) -> None:
     """Raise UserError unless the folder has configuration, tokenizer and safetensors weights."""
     for name in _REQUIRED:
         if not (folder / name).is_file():

@@ -8,7 +8,7 @@ POSITIONS_PER_SECOND = 50
 
 
 @dataclass(frozen=True)
-class Shape:
+class WhisperShape:
     """What decides a Whisper model's size."""
 
     width: int
@@ -27,7 +27,7 @@ class Shape:
     """Heads in each encoder layer, where some have left; 0 for all."""
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "Shape":
+    def from_config(cls, config: dict[str, Any]) -> "WhisperShape":
         """From the values of a config.json."""
         return cls(
             config["d_model"], config["encoder_layers"], config["decoder_layers"], config["decoder_attention_heads"],
@@ -36,7 +36,7 @@ class Shape:
             config.get("encoder_heads") or 0,
         )  # fmt: skip
 
-    def cut(self, encoder_layers: int | None, decoder_layers: int) -> "Shape":
+    def cut(self, encoder_layers: int | None, decoder_layers: int) -> "WhisperShape":
         """The same at another depth; None keeps the encoder's."""
         return replace(self, encoder_layers=encoder_layers or self.encoder_layers, decoder_layers=decoder_layers)
 
@@ -73,18 +73,19 @@ class Shape:
         return self.encoder_parameters + self.decoder_parameters
 
 
-SHAPES = {
-    "tiny": Shape(384, 4, 4, 6, 51865),
-    "base": Shape(512, 6, 6, 8, 51865),
-    "small": Shape(768, 12, 12, 12, 51865),
-    "medium": Shape(1024, 24, 24, 16, 51865),
-    "large-v2": Shape(1280, 32, 32, 20, 51865),
-    "large-v3": Shape(1280, 32, 32, 20, 51866, mel_bins=128),
-    "large-v3-turbo": Shape(1280, 32, 4, 20, 51866, mel_bins=128),
+WHISPER_SHAPES = {
+    "tiny": WhisperShape(384, 4, 4, 6, 51865),
+    "base": WhisperShape(512, 6, 6, 8, 51865),
+    "small": WhisperShape(768, 12, 12, 12, 51865),
+    "medium": WhisperShape(1024, 24, 24, 16, 51865),
+    "large-v2": WhisperShape(1280, 32, 32, 20, 51865),
+    "large-v3": WhisperShape(1280, 32, 32, 20, 51866, mel_bins=128),
+    "large-v3-turbo": WhisperShape(1280, 32, 4, 20, 51866, mel_bins=128),
 }
 """OpenAI's shapes by name (openai/whisper, model card)."""
 
-HUB_SHAPES = {f"openai/whisper-{name}": shape for name, shape in SHAPES.items()} | {
-    f"openai/whisper-{name}.en": replace(SHAPES[name], vocabulary=51864) for name in ("tiny", "base", "small", "medium")
+HUB_SHAPES = {f"openai/whisper-{name}": shape for name, shape in WHISPER_SHAPES.items()} | {
+    f"openai/whisper-{name}.en": replace(WHISPER_SHAPES[name], vocabulary=51864)
+    for name in ("tiny", "base", "small", "medium")
 }
 """The same by Hub id, so that `check` needs no network."""

@@ -5,23 +5,23 @@ from dataclasses import replace
 from pathlib import Path
 
 from recipes.core.errors import UserError
-from recipes.core.model_folder import local_folder
-from recipes.core.whisper_shape import HUB_SHAPES, POSITIONS_PER_SECOND, Shape
-from recipes.engine.flow import stages
-from recipes.schema.compress_section import Compress, at_most
-from recipes.schema.device_budget import budgets
+from recipes.core.model_folder import local_model_folder
+from recipes.core.whisper_shape import HUB_SHAPES, POSITIONS_PER_SECOND, WhisperShape
+from recipes.engine.flow import active_stages
+from recipes.schema.compress_section import CompressSection, require_at_most
+from recipes.schema.device_budget import load_budgets
 from recipes.schema.recipe import Recipe
-from recipes.schema.train_section import Train
+from recipes.schema.train_section import TrainSection
 
 _TOKENS_PER_HOUR = 4 * 3600
 """English read aloud in Whisper's vocabulary, end of text included."""
 
 
-def estimate(recipe: Recipe) -> list[str]:
+def check_recipe(recipe: Recipe) -> list[str]:
     """Lines of text about a recipe; UserError names the first key whose file or folder is not there."""
     _paths(recipe)
     lines = [
-        f"recipe {recipe.name}: {' -> '.join(spec.name for spec in stages(recipe))}",
+        f"recipe {recipe.name}: {' -> '.join(spec.name for spec in active_stages(recipe))}",
         f"folder {recipe.root}",
     ]
     shape = model_shape(recipe.teacher.model, "teacher.model")
@@ -37,7 +37,7 @@ def estimate(recipe: Recipe) -> list[str]:
     lines += [_model_line("teacher", shape), _model_line("student", student)]
     bound = "at least"
     if recipe.compress is not None:
-        exported = compressed(student, recipe.compress)
+        exported = compressed_shape(student, recipe.compress)
         found = [name for name, _ in recipe.compress.methods if name in ("vocabulary", "low_rank")]
         bound = f"before {' and '.join(found)}" if found else bound
         lines.append(_model_line("smaller", exported) + (f", {bound}" if found else ""))
@@ -54,12 +54,14 @@ def estimate(recipe: Recipe) -> list[str]:
     return [*lines, f"export  {bound}: {sizes}" if sizes else "export  nothing"]
 
 
-def compressed(student: Shape, section: Compress) -> Shape:
+def compressed_shape(student: WhisperShape, section: CompressSection) -> WhisperShape:
     """What a compress section leaves of a student before tokens and ranks leave, which labels and audio decide."""
     changes = {"encoder_ffn": student.neurons[0]}  # whatever becomes of the decoder's
     if section.window is not None:
         there = student.source_positions // POSITIONS_PER_SECOND
-        changes["source_positions"] = POSITIONS_PER_SECOND * at_most("window.seconds", section.window.seconds, there)
+        changes["source_positions"] = POSITIONS_PER_SECOND * require_at_most(
+            "window.seconds", section.window.seconds, there
+        )
     if section.prune is not None:
         for key, field, there in (
             ("encoder_layers", "encoder_layers", student.encoder_layers),
@@ -68,11 +70,11 @@ def compressed(student: Shape, section: Compress) -> Shape:
             ("decoder_ffn_width", "ffn", student.neurons[1]),
         ):
             if (kept := getattr(section.prune, key)) is not None:
-                changes[field] = at_most(f"prune.{key}", kept, there)
+                changes[field] = require_at_most(f"prune.{key}", kept, there)
     return replace(student, **changes)
 
 
-def _training_lines(section: Train, shape: Shape, student: Shape) -> list[str]:
+def _training_lines(section: TrainSection, shape: WhisperShape, student: WhisperShape) -> list[str]:
     """Memory and disk."""
     trained = student.decoder_parameters + (0 if section.freeze_encoder else student.encoder_parameters)
     # float32 weights of both, and for what is trained a gradient and AdamW's two moments.
@@ -91,19 +93,19 @@ def _training_lines(section: Train, shape: Shape, student: Shape) -> list[str]:
     return lines
 
 
-def _model_line(role: str, shape: Shape) -> str:
+def _model_line(role: str, shape: WhisperShape) -> str:
     return (
         f"{role} {shape.parameters / 1e6:.1f} M parameters: encoder {shape.encoder_parameters / 1e6:.1f} M in "
         f"{shape.encoder_layers} layers, decoder {shape.decoder_parameters / 1e6:.1f} M in {shape.decoder_layers}"
     )
 
 
-def model_shape(model: str, key: str) -> Shape | None:
+def model_shape(model: str, key: str) -> WhisperShape | None:
     """The shape of a local folder or of a Hub id known to this table; None for another Hub id."""
-    if (folder := local_folder(model, key)) is None:
+    if (folder := local_model_folder(model, key)) is None:
         return HUB_SHAPES.get(model)
     try:
-        return Shape.from_config(json.loads((folder / "config.json").read_text()))
+        return WhisperShape.from_config(json.loads((folder / "config.json").read_text()))
     except (json.JSONDecodeError, KeyError) as error:
         raise UserError(f"{folder / 'config.json'}: expected a Whisper configuration, found {error!r}") from error
 
@@ -120,7 +122,7 @@ def _paths(recipe: Recipe) -> None:
     _expect("budget.device", recipe.budget.device if recipe.budget else None)
     for number, path in enumerate(recipe.budget.also if recipe.budget else []):
         _expect(f"budget.also.{number}", path)
-    budgets(recipe)
+    load_budgets(recipe)
     _expect("launch", recipe.launch)
 
 

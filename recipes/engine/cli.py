@@ -27,12 +27,12 @@ from pathlib import Path
 import psutil
 import yaml
 
-from recipes.core.errors import MESSAGES, UserError, run_main
+from recipes.core.errors import MESSAGE_FILE_VARIABLE, UserError, run_main
 from recipes.core.machine import ONE_BLAS_THREAD
-from recipes.engine.check import estimate
-from recipes.engine.flow import SPECS, Spec, stages
-from recipes.engine.freshness import read_record, state
-from recipes.schema.recipe import Recipe, json_schema, load
+from recipes.engine.check import check_recipe
+from recipes.engine.flow import STAGE_BY_NAME, Stage, active_stages
+from recipes.engine.freshness import read_record, stage_freshness
+from recipes.schema.recipe import Recipe, json_schema, load_recipe
 
 _HOME = Path(__file__).resolve().parent.parent.parent
 """Where the stage files are: the checkout, or site-packages."""
@@ -44,7 +44,7 @@ ONE_CPU_PROCESS = {
 """What `recipes/accelerate/cpu.yaml` says."""
 
 
-MODULES = {
+MODULE_COMMANDS = {
     "transcribe": ("eval.transcribe", "text of audio files"),
     "serve": ("eval.serve", "try a student in a browser"),
     "compare": ("eval.compare", "finished runs side by side, regressions flagged"),
@@ -60,11 +60,11 @@ def main() -> None:
 
 
 def _main() -> None:
-    given, rest = parse(sys.argv[1:])
+    given, rest = parse_arguments(sys.argv[1:])
     given.function(given, rest)
 
 
-def parse(words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+def parse_arguments(words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """What the command line says, its `function` among it, and what is left for a module of its own."""
     parser = argparse.ArgumentParser(
         prog="sottovoce", description="Audio in, a small student proven to fit a device out.",
@@ -82,10 +82,12 @@ def parse(words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         command.set_defaults(function=function, first=None, last=None)
         if name == "run":
             command.add_argument(
-                "--from", dest="first", choices=SPECS, metavar="STAGE", help="rerun from this stage on"
+                "--from", dest="first", choices=STAGE_BY_NAME, metavar="STAGE", help="rerun from this stage on"
             )
-            command.add_argument("--until", dest="last", choices=SPECS, metavar="STAGE", help="stop after this stage")
-    for name, (module, text) in MODULES.items():
+            command.add_argument(
+                "--until", dest="last", choices=STAGE_BY_NAME, metavar="STAGE", help="stop after this stage"
+            )
+    for name, (module, text) in MODULE_COMMANDS.items():
         commands.add_parser(name, help=text, add_help=False).set_defaults(function=_module(module))
     commands.add_parser("schema", help="print the recipe's JSON schema").set_defaults(
         function=lambda _given, _rest: print(json_schema())
@@ -99,30 +101,30 @@ def parse(words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     return given, rest
 
 
-def chosen(given: argparse.Namespace) -> tuple[Recipe, list[Spec]]:
+def select_stages(given: argparse.Namespace) -> tuple[Recipe, list[Stage]]:
     """The recipe and its stages from the first to the last that the command names.
 
     Raises UserError for what is wrong with the command, the recipe or its paths and shapes, before anything runs.
     """
-    recipe = load(given.recipe, given.overrides)
-    flow = stages(recipe)
+    recipe = load_recipe(given.recipe, given.overrides)
+    flow = active_stages(recipe)
     names = [spec.name for spec in flow]
     for option in (given.first, given.last):
         if option is not None and option not in names:
             raise UserError(f"stage {option}: not in this recipe; it has {', '.join(names)}")
-    estimate(recipe)
+    check_recipe(recipe)
     return recipe, flow[: names.index(given.last) + 1] if given.last else flow
 
 
 def _run(given: argparse.Namespace, _rest: list[str]) -> None:
-    recipe, flow = chosen(given)
+    recipe, flow = select_stages(given)
     if given.first is not None:
-        names = [spec.name for spec in stages(recipe)]
+        names = [spec.name for spec in active_stages(recipe)]
         for name in names[names.index(given.first) :]:
             (recipe.root / name / "stage.json").unlink(missing_ok=True)
     ran = 0
     for spec in flow:
-        now = state(recipe, spec.name)
+        now = stage_freshness(recipe, spec.name)
         if now.current:
             print(f"{spec.name:<10} up to date", flush=True)
             continue
@@ -135,7 +137,7 @@ def _run(given: argparse.Namespace, _rest: list[str]) -> None:
         _conclude(recipe, ran)
 
 
-def _start(recipe: Recipe, spec: Spec, given: argparse.Namespace) -> None:
+def _start(recipe: Recipe, spec: Stage, given: argparse.Namespace) -> None:
     """Run a stage as a process of its own; its exit status becomes ours."""
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join([str(_HOME), os.environ.get("PYTHONPATH", "")]).rstrip(":")
@@ -150,7 +152,7 @@ def _start(recipe: Recipe, spec: Spec, given: argparse.Namespace) -> None:
         launcher, command = [], [sys.executable, *rest]
     with tempfile.TemporaryDirectory() as folder:
         message = Path(folder) / "message"
-        environment |= {MESSAGES: str(message)}
+        environment |= {MESSAGE_FILE_VARIABLE: str(message)}
         process = subprocess.Popen([*command, str(given.recipe), *given.overrides], env=environment)
         code = _wait(process, launched=bool(launcher))
         left = json.loads(message.read_text()) if message.is_file() else {}
@@ -214,15 +216,15 @@ def _conclude(recipe: Recipe, ran: int) -> None:
 
 
 def _check(given: argparse.Namespace, _rest: list[str]) -> None:
-    recipe = load(given.recipe, given.overrides)
-    for line in estimate(recipe):
+    recipe = load_recipe(given.recipe, given.overrides)
+    for line in check_recipe(recipe):
         print(line)
 
 
 def _stages(given: argparse.Namespace, _rest: list[str]) -> None:
-    recipe = load(given.recipe, given.overrides)
-    for spec in stages(recipe):
-        print(f"{spec.name:<10} {state(recipe, spec.name).reason:<40} {recipe.root / spec.name}")
+    recipe = load_recipe(given.recipe, given.overrides)
+    for spec in active_stages(recipe):
+        print(f"{spec.name:<10} {stage_freshness(recipe, spec.name).reason:<40} {recipe.root / spec.name}")
 
 
 def _module(name: str) -> Callable[[argparse.Namespace, list[str]], None]:

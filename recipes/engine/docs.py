@@ -11,9 +11,9 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from recipes.core.atomic_files import write_beside
+from recipes.core.atomic_files import atomic_write
 from recipes.core.errors import UserError, run_main
-from recipes.engine.flow import FLOW, Spec
+from recipes.engine.flow import STAGES, Stage
 from recipes.schema.recipe import Recipe
 
 _HOME = Path(__file__).resolve().parent.parent.parent
@@ -23,13 +23,13 @@ _OTHERS = {"budget": "report", "teacher": "labels"}
 
 def pages() -> dict[str, str]:
     """Markdown by file name, an index and one page for each stage."""
-    made = {f"{spec.name}.md": page(spec) for spec in FLOW}
-    rows = [f"| [{spec.name}]({spec.name}.md) | {_opening(spec).splitlines()[0]} |" for spec in FLOW]
+    made = {f"{spec.name}.md": page(spec) for spec in STAGES}
+    rows = [f"| [{spec.name}]({spec.name}.md) | {_opening(spec).splitlines()[0]} |" for spec in STAGES]
     index = ["# The stages", "", "In the order in which `sottovoce run` runs them.", "", "| | |", "|---|---|", *rows]
     return {"README.md": "\n".join(index) + "\n", **made}
 
 
-def page(spec: Spec) -> str:
+def page(spec: Stage) -> str:
     """What the stage does, how it is run by itself, what it reads, and every option of its sections."""
     lines = [f"# {spec.name}", "", _opening(spec), "", "```", f"{spec.command} RECIPE [section.key=value ...]", "```"]
     if spec.needs:
@@ -59,7 +59,7 @@ def section(key: str, model: type[BaseModel]) -> list[str]:
     return lines
 
 
-def _opening(spec: Spec) -> str:
+def _opening(spec: Stage) -> str:
     """The docstring of the stage's own file, without its usage lines."""
     program, *words = spec.command.split()
     place = next(word for word in words if word not in ("-m", "launch"))
@@ -119,7 +119,7 @@ def main() -> None:
     folder = Path(sys.argv[1])
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in pages().items():
-        with write_beside(folder / name) as beside:
+        with atomic_write(folder / name) as beside:
             beside.write_text(text)
 
 

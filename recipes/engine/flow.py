@@ -8,7 +8,7 @@ from recipes.schema.recipe import Recipe
 
 
 @dataclass(frozen=True)
-class Spec:
+class Stage:
     """One stage of the flow."""
 
     name: str
@@ -22,88 +22,88 @@ class Spec:
     """Files from outside the run that make it stale when changed."""
 
 
-MODELS = ("student", "train", "compress", "heal")
+STUDENT_STAGES = ("student", "train", "compress", "heal")
 """Stages that leave a student, each the better or smaller one of the one before."""
 
-FLOW = (
-    Spec("corpus", "python -m data_prep.corpus", ("corpus", "seed"), outside=("sources",)),
-    Spec(
+STAGES = (
+    Stage("corpus", "python -m data_prep.corpus", ("corpus", "seed"), outside=("sources",)),
+    Stage(
         "labels",
         "accelerate launch data_prep/pseudo_label.py",
         ("labels", "teacher"),
         ("corpus",),
         ("teacher",),
     ),
-    Spec("quality", "python -m data_prep.quality", ("quality",), ("labels",)),
-    Spec("student", "python -m distill.student", ("student", "teacher", "seed"), (), ("teacher", "init")),
-    Spec(
+    Stage("quality", "python -m data_prep.quality", ("quality",), ("labels",)),
+    Stage("student", "python -m distill.student", ("student", "teacher", "seed"), (), ("teacher", "init")),
+    Stage(
         "train",
         "accelerate launch distill/train.py",
         ("train", "teacher", "seed"),
         ("corpus", "labels", "quality", "student"),
         ("teacher",),
     ),
-    Spec("compress", "python -m distill.compress", ("compress",), ("corpus", "labels", "quality", "student", "train")),
-    Spec(
+    Stage("compress", "python -m distill.compress", ("compress",), ("corpus", "labels", "quality", "student", "train")),
+    Stage(
         "heal",
         "accelerate launch distill/train.py --stage heal",
         ("heal", "teacher", "seed"),
         ("corpus", "labels", "quality", "compress"),
         ("teacher",),
     ),
-    Spec("export", "python -m distill.export", ("export", "teacher"), ("corpus", *MODELS)),
-    Spec(
+    Stage("export", "python -m distill.export", ("export", "teacher"), ("corpus", *STUDENT_STAGES)),
+    Stage(
         "eval",
         "python -m eval.accuracy",
         ("eval", "teacher", "seed"),
-        ("corpus", *MODELS, "export"),
+        ("corpus", *STUDENT_STAGES, "export"),
         ("teacher", "eval"),
     ),
-    Spec(
+    Stage(
         "benchmark",
         "python -m eval.benchmark",
         ("benchmark", "teacher"),
-        ("corpus", *MODELS, "export"),
+        ("corpus", *STUDENT_STAGES, "export"),
         ("teacher", "emulation"),
     ),
-    Spec(
+    Stage(
         "report",
         "python -m eval.report",
         ("budget", "beside"),
-        ("corpus", "labels", "quality", *MODELS, "export", "eval", "benchmark"),
+        ("corpus", "labels", "quality", *STUDENT_STAGES, "export", "eval", "benchmark"),
         ("budget", "beside"),
     ),
-    Spec(
+    Stage(
         "release",
         "python -m distill.release",
         ("release",),
-        ("corpus", "labels", "quality", *MODELS, "export", "eval", "benchmark", "report"),
+        ("corpus", "labels", "quality", *STUDENT_STAGES, "export", "eval", "benchmark", "report"),
     ),
 )
-SPECS = {spec.name: spec for spec in FLOW}
+STAGE_BY_NAME = {spec.name: spec for spec in STAGES}
 
 
-def stages(recipe: Recipe) -> list[Spec]:
+def active_stages(recipe: Recipe) -> list[Stage]:
     """The stages of this recipe in order; a stage whose section is null is left out."""
     sections = {"quality": recipe.labels, "report": recipe}
-    return [spec for spec in FLOW if sections.get(spec.name, getattr(recipe, spec.name, None)) is not None]
+    return [spec for spec in STAGES if sections.get(spec.name, getattr(recipe, spec.name, None)) is not None]
 
 
-def needs(recipe: Recipe, name: str) -> list[str]:
+def inputs_of(recipe: Recipe, name: str) -> list[str]:
     """Earlier stages that `name` reads in this recipe."""
-    present = {spec.name for spec in stages(recipe)}
-    return [need for need in SPECS[name].needs if need in present]
+    present = {spec.name for spec in active_stages(recipe)}
+    return [need for need in STAGE_BY_NAME[name].needs if need in present]
 
 
-def before(recipe: Recipe, name: str) -> list[str]:
+def all_inputs_of(recipe: Recipe, name: str) -> list[str]:
     """All earlier stages that `name` rests on, however far back, in order."""
-    found = set(needs(recipe, name))
-    found |= {earlier for need in found for earlier in before(recipe, need)}
-    return [spec.name for spec in FLOW if spec.name in found]
+    found = set(inputs_of(recipe, name))
+    found |= {earlier for need in found for earlier in all_inputs_of(recipe, need)}
+    return [spec.name for spec in STAGES if spec.name in found]
 
 
-def checkpoint(recipe: Recipe, before: str = "export") -> Path:
+def student_folder(recipe: Recipe, before: str = "export") -> Path:
     """Folder of the student as the last stage of this recipe that changes it, before the given one, has left it."""
-    made = [spec.name for spec in stages(recipe)]
-    earlier = MODELS[: MODELS.index(before)] if before in MODELS else MODELS
+    made = [spec.name for spec in active_stages(recipe)]
+    earlier = STUDENT_STAGES[: STUDENT_STAGES.index(before)] if before in STUDENT_STAGES else STUDENT_STAGES
     return recipe.root / [name for name in earlier if name in made][-1] / "model"

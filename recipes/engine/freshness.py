@@ -14,8 +14,8 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from recipes.engine.flow import SPECS, before, needs
-from recipes.schema.device_budget import emulated
+from recipes.engine.flow import STAGE_BY_NAME, all_inputs_of, inputs_of
+from recipes.schema.device_budget import emulated_settings
 from recipes.schema.recipe import Recipe
 
 _SAMPLED_ABOVE = 64 * 2**20  # bytes; larger outside files are fingerprinted by size, head and tail
@@ -23,40 +23,42 @@ _AUDIO_METADATA = (".jsonl", ".csv", ".json", ".txt", ".tsv")
 
 
 @dataclass(frozen=True)
-class State:
+class Freshness:
     """Whether a stage is current, and in words why not."""
 
     current: bool
     reason: str
 
 
-def state(recipe: Recipe, name: str) -> State:
+def stage_freshness(recipe: Recipe, name: str) -> Freshness:
     """Compare a stage folder with the recipe, the earlier stages and the files from outside."""
-    for earlier in before(recipe, name):
+    for earlier in all_inputs_of(recipe, name):
         if not (found := _own_state(recipe, earlier)).current:
-            return State(False, f"{earlier} is {found.reason}")
+            return Freshness(False, f"{earlier} is {found.reason}")
     return _own_state(recipe, name)
 
 
-def _own_state(recipe: Recipe, name: str) -> State:
+def _own_state(recipe: Recipe, name: str) -> Freshness:
     folder = recipe.root / name
     record = read_record(folder)
     if record is None:
         partial = folder.with_name(f"{name}.partial").is_dir()
-        return State(False, "unfinished" if partial else "not made yet")
+        return Freshness(False, "unfinished" if partial else "not made yet")
     if changed := changed_inputs(record, recipe, name):
-        return State(False, f"stale: {', '.join(changed)} changed")
+        return Freshness(False, f"stale: {', '.join(changed)} changed")
     for path, output in record["outputs"].items():
         file = folder / path
         if not file.is_file() or file.stat().st_size != output["bytes"]:
-            return State(False, f"stale: {file} is missing or was changed")
-    return State(True, "up to date")
+            return Freshness(False, f"stale: {file} is missing or was changed")
+    return Freshness(True, "up to date")
 
 
 def changed_inputs(record: dict[str, Any], recipe: Recipe, name: str) -> list[str]:
     """What a record was made from that is different now."""
     values = recipe.model_dump(mode="json")
-    changed = [key for key in SPECS[name].sections if _as_read_now(key, record["recipe"].get(key)) != values[key]]
+    changed = [
+        key for key in STAGE_BY_NAME[name].sections if _as_read_now(key, record["recipe"].get(key)) != values[key]
+    ]
     made_from, now = record["inputs"], fingerprints(recipe, name)
     return changed + [key for key in [*now, *(made_from.keys() - now.keys())] if made_from.get(key) != now.get(key)]
 
@@ -82,13 +84,16 @@ def read_record(folder: Path) -> dict[str, Any] | None:
 
 def fingerprints(recipe: Recipe, name: str) -> dict[str, str]:
     """What a stage is made from beside the recipe: a hash for each earlier stage and outside file."""
-    spec, prints = SPECS[name], dict[str, str]()
-    for need in needs(recipe, name):
+    spec, prints = STAGE_BY_NAME[name], dict[str, str]()
+    for need in inputs_of(recipe, name):
         record = read_record(recipe.root / need)
         prints[f"{need} output"] = record["fingerprint"] if record else "none"
     for kind in spec.outside:
         if kind == "emulation":  # of a budget only what the benchmark does, so that a new limit measures nothing again
-            prints |= {f"threads and memory of {name}": str(tuple(wanted)) for name, wanted in emulated(recipe).items()}
+            prints |= {
+                f"threads and memory of {name}": str(tuple(wanted))
+                for name, wanted in emulated_settings(recipe).items()
+            }
             continue
         for path in _outside(recipe, kind):
             prints[str(path)] = path_fingerprint(path, content=kind not in ("sources", "eval"))
@@ -127,7 +132,7 @@ def path_fingerprint(path: Path, *, content: bool = True) -> str:
         else:
             status = file.stat()
             parts.append(f"{file.relative_to(path)} {status.st_size} {status.st_mtime_ns}")
-    return text_digest("\n".join(parts))
+    return sha256_of_text("\n".join(parts))
 
 
 def _file_fingerprint(file: Path) -> str:
@@ -140,6 +145,6 @@ def _file_fingerprint(file: Path) -> str:
         return hashlib.sha256(str(size).encode() + head + stream.read()).hexdigest()
 
 
-def text_digest(text: str) -> str:
+def sha256_of_text(text: str) -> str:
     """SHA-256 of a text, in hexadecimal."""
     return hashlib.sha256(text.encode()).hexdigest()

@@ -13,19 +13,20 @@ import shlex
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from recipes.core.atomic_files import write_json
 from recipes.core.errors import RunError, UserError, one_line
-from recipes.core.machine import commit, machine
-from recipes.engine.flow import SPECS, needs
-from recipes.engine.freshness import changed_inputs, fingerprints, read_record, state, text_digest
-from recipes.schema.recipe import Recipe, load
+from recipes.core.logs import log_to_file
+from recipes.core.machine import current_commit, describe_machine
+from recipes.engine.flow import STAGE_BY_NAME, inputs_of
+from recipes.engine.freshness import changed_inputs, fingerprints, read_record, sha256_of_text, stage_freshness
+from recipes.schema.recipe import Recipe, load_recipe
 
 
-class Work:
+class StageFolder:
     """A stage being made: its folder, and the record that `finish` writes."""
 
     def __init__(self, recipe: Recipe, name: str, command: str, main: bool):
@@ -39,10 +40,10 @@ class Work:
             "stage": name,
             "status": "running",
             "command": command,
-            "recipe": {key: values[key] for key in SPECS[name].sections},
+            "recipe": {key: values[key] for key in STAGE_BY_NAME[name].sections},
             "inputs": fingerprints(recipe, name),
-            "commit": commit(),
-            "machine": machine(),
+            "commit": current_commit(),
+            "machine": describe_machine(),
         }
 
     def open(self) -> None:
@@ -96,7 +97,7 @@ class Work:
             "seconds": round(time.time() - self._started + self._record.get("seconds_before", 0.0), 2),
             "counts": counts or {},
             "metrics": metrics or {},
-            "fingerprint": text_digest(json.dumps({path: output["sha256"] for path, output in outputs.items()})),
+            "fingerprint": sha256_of_text(json.dumps({path: output["sha256"] for path, output in outputs.items()})),
             "outputs": outputs,
         }
         write_json(self.folder / "stage.json", self._record)
@@ -116,24 +117,26 @@ def _replace(folder: Path, final: Path) -> None:
 @contextmanager
 def open_stage(
     recipe: Recipe, name: str, command: str, *, main: bool = True, wait: Callable[[], None] = lambda: None
-) -> Iterator[Work]:
+) -> Iterator[StageFolder]:
     """Refuse missing or stale inputs, then give the stage's working folder; the body calls `finish`.
 
     In a run of several processes only one is `main`: it takes the lock and writes the record; `wait` is their
     barrier.
     """
-    for need in needs(recipe, name):
-        if not (earlier := state(recipe, need)).current:
+    for need in inputs_of(recipe, name):
+        if not (earlier := stage_freshness(recipe, need)).current:
             raise UserError(
                 f"{name}: its input {recipe.root / need} is {earlier.reason}; "
-                f"run `{SPECS[need].command} RECIPE`, or `sottovoce run RECIPE` for all that is missing"
+                f"run `{STAGE_BY_NAME[need].command} RECIPE`, or `sottovoce run RECIPE` for all that is missing"
             )
-    work = Work(recipe, name, command, main)
+    work = StageFolder(recipe, name, command, main)
     if main:
         work.open()
     wait()
+    log_file = recipe.root / "logs" / f"{name}.log"
     try:
-        yield work
+        with log_to_file(log_file) if main else nullcontext():
+            yield work
     except BaseException as error:
         work.fail(error)
         raise
@@ -143,12 +146,12 @@ def open_stage(
         raise RunError(f"{name}: ended without a result")
 
 
-def arguments(name: str, argv: Sequence[str] | None = None) -> tuple[Recipe, str]:
+def parse_stage_arguments(name: str, argv: Sequence[str] | None = None) -> tuple[Recipe, str]:
     """The command line of a stage, `RECIPE [section.key=value ...]`: the recipe and the command as typed."""
-    parser = argparse.ArgumentParser(prog=SPECS[name].command)
+    parser = argparse.ArgumentParser(prog=STAGE_BY_NAME[name].command)
     parser.add_argument("recipe", type=Path, help="recipe file, such as recipes/demo/recipe.yaml")
     parser.add_argument("overrides", nargs="*", help="section.key=value")
     given = parser.parse_args(argv)
-    return load(given.recipe, given.overrides), shlex.join(
-        [*SPECS[name].command.split(), str(given.recipe), *given.overrides]
+    return load_recipe(given.recipe, given.overrides), shlex.join(
+        [*STAGE_BY_NAME[name].command.split(), str(given.recipe), *given.overrides]
     )

@@ -7,7 +7,7 @@ from pydantic import Field
 from recipes.schema.section import Section
 
 
-class Benchmark(Section):
+class BenchmarkSection(Section):
     """Latency and memory, one fresh process a variant."""
 
     threads: int = Field(default=2, gt=0)

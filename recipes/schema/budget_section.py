@@ -5,7 +5,7 @@ from pathlib import Path
 from recipes.schema.section import Section
 
 
-class Budget(Section):
+class BudgetSection(Section):
     """The devices the student must fit."""
 
     device: Path

@@ -11,14 +11,14 @@ PRESETS = {"acc": (0.99, 0.999), "balanced": (0.98, 0.99), "fast": (0.95, 0.97)}
 """Shares of the variance kept, of attention layers and of MLP layers."""
 
 
-class Window(Section):
+class WindowOptions(Section):
     """A shorter window: the encoder's later positions leave, and with them most of its work."""
 
     seconds: int = Field(gt=0)
     """Audio that the student takes in at a time, s; longer clips are read in parts, and not trained on."""
 
 
-class Vocabulary(Section):
+class VocabularyOptions(Section):
     """Fewer tokens: all that the labels use, single bytes for everything else, the window's own timestamps."""
 
     tokens: int | None = Field(default=None, gt=0)
@@ -26,7 +26,7 @@ class Vocabulary(Section):
     adds none."""
 
 
-class Prune(Section):
+class PruneOptions(Section):
     """Structured pruning: what is measured to matter least on training audio leaves, and the rest is whole."""
 
     encoder_layers: int | None = Field(default=None, gt=0)
@@ -45,7 +45,7 @@ class Prune(Section):
         return self
 
 
-class LowRank(Section):
+class LowRankOptions(Section):
     """Pairs of narrow linear layers in the encoder, by the principal components of what each layer puts out."""
 
     preset: Literal["acc", "balanced", "fast"] = "balanced"
@@ -64,18 +64,18 @@ class LowRank(Section):
         return self.attention or attention, self.mlp or mlp
 
 
-class Compress(Section):
+class CompressSection(Section):
     """Methods of compression, each on the result of the one before, in the order of the fields below."""
 
     clips: int = Field(default=100, gt=0)
     """Clips of training audio, evenly spread, that a method looks at."""
-    window: Window | None = None
+    window: WindowOptions | None = None
     """Shorten the window; null leaves it."""
-    vocabulary: Vocabulary | None = None
+    vocabulary: VocabularyOptions | None = None
     """Leave out tokens; null keeps them."""
-    prune: Prune | None = None
+    prune: PruneOptions | None = None
     """Take layers, heads and neurons out; null leaves them."""
-    low_rank: LowRank | None = None
+    low_rank: LowRankOptions | None = None
     """Factor linear layers of what is left; null leaves them."""
 
     @model_validator(mode="after")
@@ -91,7 +91,7 @@ class Compress(Section):
         return [(name, options) for name, options in values.items() if isinstance(options, Section)]
 
 
-def at_most(key: str, kept: int, there: int) -> int:
+def require_at_most(key: str, kept: int, there: int) -> int:
     """The number kept under a key of this section; UserError where the student has fewer."""
     if kept > there:
         raise UserError(f"compress.{key}: expected 1 to {there}, the student's, found {kept}")

@@ -10,7 +10,7 @@ from recipes.schema.section import Section
 Split = Literal["train", "validation", "test"]
 
 
-class Synthesis(Section):
+class SynthesisOptions(Section):
     """Speech made from sentences with espeak-ng."""
 
     sentences: Path
@@ -21,7 +21,7 @@ class Synthesis(Section):
     """Use only the first N sentences."""
 
 
-class Hub(Section):
+class HubDataset(Section):
     """A Hub data set, or a local folder that `datasets.load_dataset` reads."""
 
     dataset: str
@@ -36,7 +36,7 @@ class Hub(Section):
     """Read row by row; false downloads the whole split into the Hub's cache first."""
 
 
-class Columns(Section):
+class ColumnNames(Section):
     """Where a source keeps what; null takes the default name where there is such a column."""
 
     audio: str = "audio"
@@ -49,7 +49,7 @@ class Columns(Section):
     """Language code of the utterance; default `language`."""
 
 
-class Source(Section):
+class AudioSource(Section):
     """Where audio comes from: exactly one of `audiofolder`, `audio`, `parquet`, `hub`, `synthesis`."""
 
     audiofolder: Path | None = None
@@ -58,15 +58,15 @@ class Source(Section):
     """Bare folder of audio without transcripts; train / validation / test sub-folders give the split, else train."""
     parquet: Path | None = None
     """Parquet file or folder of them with embedded audio, `{bytes, path}`, as `datasets` writes it."""
-    hub: Hub | None = None
+    hub: HubDataset | None = None
     """Hub data set."""
-    synthesis: Synthesis | None = None
+    synthesis: SynthesisOptions | None = None
     """Sentences to speak; cut into train / validation / test by `synthesis_test_fraction`."""
     name: str | None = None
     """Name of the test set in tables; default: the folder's or file's name."""
     split: Split | None = None
     """What its utterances are for, where the source does not say by its folders or its own split."""
-    columns: Columns = Columns()
+    columns: ColumnNames = ColumnNames()
     """Names of its columns."""
 
     @model_validator(mode="after")
@@ -89,10 +89,10 @@ class Source(Section):
         return self.name or Path(self.hub.dataset if self.hub else self.place or "audio").stem
 
 
-class Corpus(Section):
+class CorpusSection(Section):
     """Audio to utterances."""
 
-    sources: list[Source] = Field(min_length=1)
+    sources: list[AudioSource] = Field(min_length=1)
     """One or more sources; each keeps its own test set."""
     validation_fraction: float = Field(default=0.05, ge=0, lt=1)
     """Share of train utterances held out where a source has no validation split; chosen by a hash of the id."""

@@ -14,7 +14,7 @@ class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
-class Limits(_Part):
+class BudgetLimits(_Part):
     """What an artefact may cost; null is no limit."""
 
     clip_p95_ms: float | None = Field(default=None, gt=0)
@@ -29,7 +29,7 @@ class Limits(_Part):
     """Macro WER above the teacher's, percentage points."""
 
 
-class Scale(_Part):
+class SpeedRatio(_Part):
     """A published ratio between the device and one machine that measures in its stead."""
 
     cpu: str
@@ -55,13 +55,13 @@ class DeviceBudget(_Part):
     """Threads recognition may use there; null takes the recipe's benchmark.threads."""
     memory_mb: float | None = Field(default=None, gt=0)
     """Resident memory, 10^6 bytes, above which the process is ended there; null is no cap."""
-    scale: Scale | None = None
+    scale: SpeedRatio | None = None
     """Times are multiplied by its factor; null leaves them as measured."""
-    limits: Limits
+    limits: BudgetLimits
     """The limits."""
 
 
-class Setting(NamedTuple):
+class MeasurementSettings(NamedTuple):
     """How a variant is run to stand for a device."""
 
     threads: int
@@ -79,7 +79,7 @@ def load_budget(path: Path) -> DeviceBudget:
         raise UserError(f"budget.device {path}: {problems}") from error
 
 
-def budgets(recipe: Recipe) -> list[DeviceBudget]:
+def load_budgets(recipe: Recipe) -> list[DeviceBudget]:
     """The recipe's budgets, the one that may be required first. UserError for two of one name."""
     found = [load_budget(path) for path in recipe.budget.devices] if recipe.budget else []
     names = [budget.name for budget in found]
@@ -88,15 +88,15 @@ def budgets(recipe: Recipe) -> list[DeviceBudget]:
     return found
 
 
-def setting(recipe: Recipe, budget: DeviceBudget | None = None) -> Setting:
+def settings_for_device(recipe: Recipe, budget: DeviceBudget | None = None) -> MeasurementSettings:
     """The benchmark's own threads without a cap, or what a budget asks for in their stead."""
     assert recipe.benchmark is not None
     threads = recipe.benchmark.threads
-    return Setting((budget.threads or threads) if budget else threads, budget.memory_mb if budget else None)
+    return MeasurementSettings((budget.threads or threads) if budget else threads, budget.memory_mb if budget else None)
 
 
-def emulated(recipe: Recipe) -> dict[str, Setting]:
+def emulated_settings(recipe: Recipe) -> dict[str, MeasurementSettings]:
     """By device what its budget asks for, where that is not what the benchmark does anyway."""
-    own = setting(recipe) if recipe.benchmark is not None else None
-    asked = {budget.name: setting(recipe, budget) for budget in budgets(recipe) if own}
+    own = settings_for_device(recipe) if recipe.benchmark is not None else None
+    asked = {budget.name: settings_for_device(recipe, budget) for budget in load_budgets(recipe) if own}
     return {name: wanted for name, wanted in asked.items() if wanted != own}

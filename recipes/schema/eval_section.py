@@ -10,7 +10,7 @@ from recipes.schema.section import Section
 Normalizer = Literal["basic", "english", "none"]
 
 
-class Noise(Section):
+class NoiseOptions(Section):
     """The test set under noise, and noise without speech."""
 
     folder: Path | None = None
@@ -25,7 +25,7 @@ class Noise(Section):
     """Windows of noise alone, beside one of digital silence: every word there is invented."""
 
 
-class LongForm(Section):
+class LongFormOptions(Section):
     """Recordings longer than the model's window."""
 
     folder: Path | None = None
@@ -40,7 +40,7 @@ class LongForm(Section):
     """At most so many from the folder or each test set."""
 
 
-class Eval(Section):
+class EvalSection(Section):
     """Accuracy of teacher, student and every export on the test split."""
 
     normalizer: Normalizer = "english"
@@ -53,9 +53,9 @@ class Eval(Section):
     """Longest text of a clip, in tokens; null for the model's own limit."""
     samples: int = Field(default=12, ge=0)
     """Transcripts of each test set shown in the report."""
-    noise: Noise | None = None
+    noise: NoiseOptions | None = None
     """Accuracy under noise and words on no speech; null leaves both out."""
-    long_form: LongForm | None = None
+    long_form: LongFormOptions | None = None
     """Accuracy on recordings longer than the window; null leaves it out."""
     draft: int = Field(default=0, ge=0)
     """Test clips, evenly spaced, on which the student drafts for its teacher and acceptance is counted; 0 for none."""

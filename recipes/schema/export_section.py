@@ -6,12 +6,12 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from recipes.schema.section import Section
 
-Common = Literal["fp32", "fp16", "int8"]
-Precision = Literal[Common, "w8a8", "w4a16"]
+DensePrecision = Literal["fp32", "fp16", "int8"]
+Precision = Literal[DensePrecision, "w8a8", "w4a16"]
 """In bits of weights and activations the last two."""
 
 
-class Parity(Section):
+class ParityTolerance(Section):
     """How far an export may be from torch on real audio."""
 
     clips: int = Field(default=32, gt=0)
@@ -32,19 +32,19 @@ class Parity(Section):
         return {**cls.model_fields[info.field_name].default, **value} if isinstance(value, dict) else value
 
 
-SMOOTH_QUANT: tuple[float | None, ...] = (None, 0.35, 0.5, 0.65, 0.8)
+SMOOTH_QUANT_ALPHAS: tuple[float | None, ...] = (None, 0.35, 0.5, 0.65, 0.8)
 
 
-class Export(Section):
+class ExportSection(Section):
     """Files for devices."""
 
-    onnx: list[Common] = ["fp32", "fp16", "int8"]
+    onnx: list[DensePrecision] = ["fp32", "fp16", "int8"]
     """ONNX precisions to write; like all others, each is checked against torch."""
-    openvino: list[Common] = []
+    openvino: list[DensePrecision] = []
     """OpenVINO precisions, with a stateful decoder; int8 is calibrated by NNCF on training audio."""
-    smooth_quant: list[Annotated[float, Field(ge=0, le=1)] | None] = Field(default=[*SMOOTH_QUANT], min_length=1)
+    smooth_quant: list[Annotated[float, Field(ge=0, le=1)] | None] = Field(default=[*SMOOTH_QUANT_ALPHAS], min_length=1)
     """Shares of SmoothQuant that OpenVINO's int8 encoder chooses among; null leaves it out."""
-    tflite: list[Common] = []
+    tflite: list[DensePrecision] = []
     """LiteRT (TFLite) precisions, with a static cache; needs `pip install 'sottovoce[tflite]'`."""
     mobile: list[Literal["fp32"]] = []
     """The same graphs split for mobile NPUs: one head at a time, 1x1 convolutions, in LiteRT and ONNX."""
@@ -54,7 +54,7 @@ class Export(Section):
     """Checkpoints rounded by GPTQ on training audio, for vLLM; needs `pip install 'sottovoce[int4]'`."""
     alignment_clips: int = Field(default=0, ge=0)
     """Strings of joined training utterances on which heads for word times are chosen, such as 64; 0 chooses none."""
-    parity: Parity = Parity()
+    parity: ParityTolerance = ParityTolerance()
     """Tolerances; beyond them the stage fails."""
 
     @property

@@ -7,7 +7,7 @@ from pydantic import Field
 from recipes.schema.section import Section
 
 
-class Labels(Section):
+class LabelsSection(Section):
     """The teacher's transcripts of train and validation audio."""
 
     text: Literal["teacher", "reference", "normalized_reference"] = "teacher"

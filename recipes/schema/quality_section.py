@@ -7,7 +7,7 @@ from pydantic import Field
 from recipes.schema.section import Section
 
 
-class Quality(Section):
+class QualitySection(Section):
     """Which labels training uses; null switches a test off. Runs in seconds on finished labels."""
 
     max_wer: float | None = Field(default=None, gt=0)

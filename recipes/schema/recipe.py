@@ -15,19 +15,19 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from recipes.core.errors import UserError
-from recipes.schema.benchmark_section import Benchmark
-from recipes.schema.budget_section import Budget
-from recipes.schema.compress_section import Compress
-from recipes.schema.corpus_section import Corpus
-from recipes.schema.eval_section import Eval
-from recipes.schema.export_section import Export
-from recipes.schema.labels_section import Labels
-from recipes.schema.quality_section import Quality
-from recipes.schema.release_section import Release
+from recipes.schema.benchmark_section import BenchmarkSection
+from recipes.schema.budget_section import BudgetSection
+from recipes.schema.compress_section import CompressSection
+from recipes.schema.corpus_section import CorpusSection
+from recipes.schema.eval_section import EvalSection
+from recipes.schema.export_section import ExportSection
+from recipes.schema.labels_section import LabelsSection
+from recipes.schema.quality_section import QualitySection
+from recipes.schema.release_section import ReleaseSection
 from recipes.schema.section import Section
-from recipes.schema.student_section import Student
-from recipes.schema.teacher_section import Teacher
-from recipes.schema.train_section import Heal, Train
+from recipes.schema.student_section import StudentSection
+from recipes.schema.teacher_section import TeacherSection
+from recipes.schema.train_section import HealSection, TrainSection
 
 
 class Recipe(Section):
@@ -41,32 +41,32 @@ class Recipe(Section):
     """Seed of every draw."""
     launch: Path | None = None
     """accelerate configuration used by `sottovoce run` for labels and train; null takes accelerate's default."""
-    teacher: Teacher
+    teacher: TeacherSection
     """The model to learn from."""
-    corpus: Corpus
+    corpus: CorpusSection
     """Audio in."""
-    labels: Labels | None = None
+    labels: LabelsSection | None = None
     """Pseudo-labels."""
-    quality: Quality = Quality()
+    quality: QualitySection = QualitySection()
     """Which labels are kept."""
-    student: Student
+    student: StudentSection
     """The cut."""
-    train: Train | None = None
+    train: TrainSection | None = None
     """Distillation; needs labels. Without it the untrained student is exported."""
-    compress: Compress | None = None
+    compress: CompressSection | None = None
     """What is taken out of the student after that."""
-    heal: Heal | None = None
+    heal: HealSection | None = None
     """Distillation of the compressed student; needs compress and labels. A section of its own, as each stage has one:
     new steps of healing compress nothing again."""
-    export: Export = Export()
+    export: ExportSection = ExportSection()
     """Device files."""
-    eval: Eval | None = Eval()
+    eval: EvalSection | None = EvalSection()
     """Accuracy."""
-    benchmark: Benchmark | None = Benchmark()
+    benchmark: BenchmarkSection | None = BenchmarkSection()
     """Latency and memory."""
-    budget: Budget | None = None
+    budget: BudgetSection | None = None
     """Verdict; needs benchmark."""
-    release: Release | None = None
+    release: ReleaseSection | None = None
     """The student for others; null makes no release."""
     beside: list[Path] = []
     """Finished runs, such as runs/small-shape, whose latency, memory and size the report shows after this one's."""
@@ -91,7 +91,7 @@ class Recipe(Section):
             self.release.check(self.export, [source.label for source in self.corpus.sources])
         return self
 
-    def _labels_suffice(self, section: Train) -> None:
+    def _labels_suffice(self, section: TrainSection) -> None:
         name, labels = section.name, self.labels
         if labels is None:
             raise ValueError(f"{name}: needs a labels section; write `labels: {{}}` for its defaults")
@@ -112,7 +112,7 @@ class Recipe(Section):
         return self.runs / self.name
 
 
-def load(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe file with dotted overrides.
 
     Raises UserError, in one line with the file and the dotted key, for a missing or unparsable file, an
@@ -139,10 +139,10 @@ def load(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
         if isinstance(error, UserError):
             raise
         raise UserError(f"recipe {path}: does not parse: {error}") from error
-    return validate(values, str(path))
+    return validate_recipe(values, str(path))
 
 
-def validate(values: Any, where: str) -> Recipe:
+def validate_recipe(values: Any, where: str) -> Recipe:
     """Values to a Recipe; UserError lists every wrong key with what was expected and found."""
     try:
         return Recipe.model_validate(values)

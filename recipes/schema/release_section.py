@@ -5,13 +5,13 @@ from typing import Literal
 
 from pydantic import Field
 
-from recipes.schema.export_section import Export, Precision
+from recipes.schema.export_section import ExportSection, Precision
 from recipes.schema.section import Section
 
 Runtime = Literal["onnx", "openvino", "tflite", "mobile", "ctranslate2", "compressed_tensors"]
 
 
-class Release(Section):
+class ReleaseSection(Section):
     """The folder that others pick up: the student, chosen exports, a model card."""
 
     licence: str = Field(pattern=r"^[a-z0-9][a-z0-9.-]*$")
@@ -33,12 +33,12 @@ class Release(Section):
     limits: list[str] = Field(default=[])
     """Sentences on what the student is not fit for, beyond what was measured."""
 
-    def chosen(self, export: Export) -> list[tuple[str, str, Precision]]:
+    def chosen(self, export: ExportSection) -> list[tuple[str, str, Precision]]:
         """Name, runtime and precision of the exports that are taken along."""
         wanted = self._named
         return [artefact for artefact in export.artefacts if wanted is None or artefact[0] in wanted]
 
-    def check(self, export: Export, sources: Sequence[str]) -> None:
+    def check(self, export: ExportSection, sources: Sequence[str]) -> None:
         """ValueError for an artefact that the recipe does not export, and for the licence of a source it lacks."""
         made = [name for name, _, _ in export.artefacts]
         if wrong := [name for name in self._named or () if name not in made]:

@@ -7,7 +7,7 @@ from pydantic import Field
 from recipes.schema.section import Section
 
 
-class Student(Section):
+class StudentSection(Section):
     """What is cut from the teacher."""
 
     init: Literal["teacher", "scratch"] | str = "teacher"

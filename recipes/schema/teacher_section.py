@@ -5,7 +5,7 @@ from typing import Literal
 from recipes.schema.section import Section
 
 
-class Teacher(Section):
+class TeacherSection(Section):
     """The Whisper-format model that labels the audio and guides the student."""
 
     model: str

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 from recipes.schema.section import Section
 
 
-class Lora(Section):
+class LoraOptions(Section):
     """Low-rank adapters (peft) in place of full training; merged into the student that is kept."""
 
     rank: int = Field(default=16, gt=0)
@@ -21,7 +21,7 @@ class Lora(Section):
     """Linear layers that get one, by the end of their name; those of a frozen encoder never do."""
 
 
-class Augment(Section):
+class AugmentOptions(Section):
     """Changes to the audio, drawn anew in each epoch. The labels stay those of the clean audio."""
 
     speed: list[float] = []
@@ -46,7 +46,7 @@ class Augment(Section):
     """Widest mel mask, bins."""
 
 
-class Train(Section):
+class TrainSection(Section):
     """Knowledge distillation: ce_weight * CE(labels) + kl_weight * T^2 * KL(teacher || student)."""
 
     name: ClassVar[str] = "train"
@@ -71,7 +71,7 @@ class Train(Section):
     """Gradient norm above which gradients are scaled down."""
     ema_decay: float | None = Field(default=None, gt=0, lt=1)
     """Validate and keep an exponential moving average of the weights, such as 0.999."""
-    lora: Lora | None = None
+    lora: LoraOptions | None = None
     """Train adapters alone."""
     ce_weight: float = Field(default=0.8, ge=0)
     """Weight of the cross-entropy on pseudo-labels."""
@@ -121,7 +121,7 @@ class Train(Section):
     """Share of examples given what the same speaker said just before as a prompt, drawn anew each epoch."""
     source_weights: dict[str, float] = {}
     """How often an utterance is drawn in an epoch, by source name: 2 is twice, 0.5 every other epoch; else 1."""
-    augment: Augment | None = None
+    augment: AugmentOptions | None = None
     """Noise, rooms, speed and SpecAugment."""
     trackers: list[str] = ["tensorboard"]
     """Trackers of accelerate beside metrics.jsonl: `tensorboard`, `wandb`, ..."""
@@ -145,7 +145,7 @@ class Train(Section):
         return self
 
 
-class Heal(Train):
+class HealSection(TrainSection):
     """Training of the compressed student, as in `train`; its encoder is not the teacher's any more and learns too."""
 
     name: ClassVar[str] = "heal"

@@ -14,13 +14,13 @@ from pathlib import Path
 
 import psutil
 
-from distill.compression.context import Material
-from distill.compression.low_rank import low_rank
+from distill.compression.context import CompressionContext
+from distill.compression.low_rank import factor_encoder
 from eval.audio.recordings import SAMPLE_RATE
 from eval.runtimes.log_mel import HOP
 from eval.runtimes.process_memory import peak_rss_mb
 from eval.runtimes.torch_runtime import load_model
-from recipes.schema.compress_section import LowRank
+from recipes.schema.compress_section import LowRankOptions
 
 
 def memory_above(speech: Path, model: Path, minutes: tuple[float, float]) -> dict[str, object]:
@@ -44,10 +44,10 @@ def main() -> None:
     window_s = 2 * model.config.max_source_positions * HOP / SAMPLE_RATE
     audio = [[str(folder / row["file_name"])] for row in rows if row["seconds"] >= window_s]
     clips = min(len(audio), math.ceil(60 * given.minutes / window_s))
-    material = Material(audio, [None] * len(audio), clips, given.model)
+    material = CompressionContext(audio, [None] * len(audio), clips, given.model)
     Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
     stood = psutil.Process().memory_info().rss / 1e6
-    low_rank(model, LowRank(), material)
+    factor_encoder(model, LowRankOptions(), material)
     peak = peak_rss_mb()
     print(json.dumps({
         "minutes": round(clips * window_s / 60, 2), "clips": clips,

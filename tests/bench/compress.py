@@ -25,20 +25,20 @@ from torch.nn.utils import prune
 from tqdm import tqdm
 from transformers import WhisperForConditionalGeneration
 
-from distill.compression.context import Material
-from distill.compression.low_rank import low_rank
-from distill.data.calibration import Calibration
-from distill.models.model_size import encoder_macs_m, parameters_m
+from distill.compression.context import CompressionContext
+from distill.compression.low_rank import factor_encoder
+from distill.data.calibration import CalibrationAudio
+from distill.models.model_size import count_parameters_m, encoder_macs_m
 from eval.audio.recordings import read_audio
 from eval.decoding.long_form import transcribe_long
 from eval.decoding.transcriber import Transcriber
 from eval.runtimes.torch_runtime import TorchRuntime, load_model
-from eval.scoring.error_rates import Errors, bootstrap, count_errors, normalizer
-from recipes.schema.compress_section import PRESETS, LowRank
+from eval.scoring.error_rates import ErrorCounts, bootstrap, count_errors, normalizer
+from recipes.schema.compress_section import PRESETS, LowRankOptions
 from tests.bench.calibration_memory import memory_above
 from tests.bench.encoders import encoder_times, exported, shallow
 
-PUBLISHED = LowRank(attention=0.99, mlp=0.999)
+PUBLISHED = LowRankOptions(attention=0.99, mlp=0.999)
 Rows = list[tuple[str, str]]
 """Audio file and reference of each clip."""
 
@@ -68,9 +68,9 @@ def magnitude(folder: Path, share: float = 0.5) -> WhisperForConditionalGenerati
 def variants(folder: Path, train: Rows, count: int) -> dict[str, WhisperForConditionalGeneration]:
     """The models by the name of their row."""
     model = load_model(folder)
-    material = Material([[audio] for audio, _ in train], [text for _, text in train], count, folder)
-    made = {"original": model, "liteasr": low_rank(model, PUBLISHED, material, published)[0]}
-    made |= {name: low_rank(model, LowRank(preset=name), material)[0] for name in PRESETS}
+    material = CompressionContext([[audio] for audio, _ in train], [text for _, text in train], count, folder)
+    made = {"original": model, "liteasr": factor_encoder(model, PUBLISHED, material, published)[0]}
+    made |= {name: factor_encoder(model, LowRankOptions(preset=name), material)[0] for name in PRESETS}
     return made | {"magnitude": magnitude(folder)}
 
 
@@ -82,7 +82,7 @@ def said(model: WhisperForConditionalGeneration, folder: Path, test: Rows) -> li
     ]
 
 
-def heard(model: WhisperForConditionalGeneration, folder: Path, test: Rows) -> Errors:
+def heard(model: WhisperForConditionalGeneration, folder: Path, test: Rows) -> ErrorCounts:
     """Edits on every clip, texts normalised alike."""
     normalize = normalizer("basic", folder)
     return count_errors([normalize(text) for _, text in test], said(model, folder, test))
@@ -91,7 +91,7 @@ def heard(model: WhisperForConditionalGeneration, folder: Path, test: Rows) -> E
 def table(
     models: Mapping[str, WhisperForConditionalGeneration], folders: Mapping[str, Path], train: Rows, test: Rows,
     *, runs: int, threads: int, timed: Collection[str] | None = None,
-) -> tuple[dict[str, dict[str, Any]], dict[str, Errors]]:  # fmt: skip
+) -> tuple[dict[str, dict[str, Any]], dict[str, ErrorCounts]]:  # fmt: skip
     """Size, work, WER and encoder times of each model, and its edits; the first is the original.
 
     Tokenizers and processors are those of the models' folders. Without names in `timed`, all are timed.
@@ -101,13 +101,13 @@ def table(
         made = {name: shallow(model) for name, model in models.items() if timed is None or name in timed}
         encoders = exported(made, folders, [[audio] for audio, _ in train], place, threads)
         mels = {
-            name: list(Calibration.spread([[audio] for audio, _ in test], model.config, 10, "bench:"))
+            name: list(CalibrationAudio.spread([[audio] for audio, _ in test], model.config, 10, "bench:"))
             for name, model in made.items()
         }
         times = encoder_times(encoders, mels, runs)
     original, rows = next(iter(models)), dict[str, dict[str, Any]]()
     for name, model in models.items():
-        parts, encoder = parameters_m(model), model.model.encoder
+        parts, encoder = count_parameters_m(model), model.model.encoder
         rows[name] = {
             "encoder_m": parts["encoder"], "decoder_m": parts["decoder"], "encoder_macs_m": encoder_macs_m(model),
             "encoder_nonzero_m": round(sum(int(each.count_nonzero()) for each in encoder.parameters()) / 1e6, 3),
@@ -118,7 +118,7 @@ def table(
     return rows, errors
 
 
-def interval(errors: Errors, than: Errors | None = None) -> list[float]:
+def interval(errors: ErrorCounts, than: ErrorCounts | None = None) -> list[float]:
     """WER or, paired, its difference in percent: value, low and high of the 95 % interval."""
     return [round(value, 2) for value in asdict(bootstrap(errors, than, resamples=1000, seed=0)).values()]
 

@@ -15,10 +15,10 @@ import numpy as np
 from tqdm import tqdm
 from transformers import WhisperForConditionalGeneration
 
-from distill.exporters.export_source import Student
+from distill.exporters.export_source import ExportSource
 from distill.exporters.folder_layout import write_layout
 from distill.exporters.registry import EXPORTERS
-from distill.models.cutting import cut
+from distill.models.cutting import cut_layers
 from eval.runtimes.interface import Runtime
 from eval.runtimes.registry import open_runtime
 from recipes.schema.export_section import Precision
@@ -30,7 +30,7 @@ SMOOTH_QUANT = (0.5,)
 
 def shallow(model: WhisperForConditionalGeneration) -> WhisperForConditionalGeneration:
     """A copy with one decoder layer: it is exported along and never asked, and takes most of an export's time."""
-    return cut(model, list(range(model.config.encoder_layers)), [0])
+    return cut_layers(model, list(range(model.config.encoder_layers)), [0])
 
 
 def exported(
@@ -46,7 +46,7 @@ def exported(
         folder = Path(tempfile.mkdtemp(dir=place))
         write_layout(sources[name], folder)
         for runtime, precisions in systems.items():
-            EXPORTERS[runtime](Student(model, sources[name], audio, SMOOTH_QUANT), folder, precisions)
+            EXPORTERS[runtime](ExportSource(model, sources[name], audio, SMOOTH_QUANT), folder, precisions)
         opened[name] = {
             f"{runtime}-{precision}": open_runtime(runtime, folder, precision, threads)
             for runtime, precisions in systems.items()

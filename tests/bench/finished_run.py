@@ -8,12 +8,12 @@ from collections.abc import Mapping
 
 from recipes.core.errors import UserError, run_main
 from recipes.engine.freshness import read_record
-from recipes.engine.stage_folder import arguments
+from recipes.engine.stage_folder import parse_stage_arguments
 
 
 def main() -> None:
     """Read latency.json, print the ratios to the teacher in PyTorch fp32."""
-    recipe, _ = arguments("benchmark")
+    recipe, _ = parse_stage_arguments("benchmark")
     folder = recipe.root / "benchmark"
     record = read_record(folder)
     if record is None:

@@ -21,7 +21,7 @@ import torch
 
 from eval.runtimes.torch_runtime import load_model
 from recipes.core.errors import run_main
-from recipes.schema.recipe import load
+from recipes.schema.recipe import load_recipe
 from tests.bench.compress import clips, interval, table
 
 METHODS = {
@@ -42,7 +42,7 @@ def healed(recipe: Path, name: str, runs: Path, like: Path, overrides: list[str]
     options = [f"name={name}", f"runs={runs}", f"labels.source={like / 'labels'}", *overrides]
     if METHODS[name]:
         options += ["compress=null", f"compress={METHODS[name]}"]
-    root = load(recipe, options).root
+    root = load_recipe(recipe, options).root
     for stage in ("corpus", "labels", "quality"):
         if not (root / stage).exists():
             shutil.copytree(like / stage, root / stage, copy_function=os.link)

@@ -21,18 +21,18 @@ import torch
 import transformers
 from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration
 
-from data_prep.audio.segmentation import pack
+from data_prep.audio.segmentation import pack_utterances
 from data_prep.labels.batched_labelling import label_batch, length_sorted, read_ahead
-from data_prep.labels.labelling_teacher import Teacher
-from data_prep.sources.discovery import find
+from data_prep.labels.labelling_teacher import LabellingTeacher
+from data_prep.sources.discovery import find_recordings
 from distill.models.random_weights import random_model
-from eval.audio.recordings import Reference, read_audio, seconds_of
+from eval.audio.recordings import AudioReference, duration_of, read_audio
 from eval.audio.utterances import Utterance
 from eval.runtimes.torch_runtime import load_model
-from recipes.core.whisper_shape import SHAPES
-from recipes.schema.corpus_section import Corpus, Source
-from recipes.schema.labels_section import Labels
-from recipes.schema.teacher_section import Teacher as Section
+from recipes.core.whisper_shape import WHISPER_SHAPES
+from recipes.schema.corpus_section import AudioSource, CorpusSection
+from recipes.schema.labels_section import LabelsSection
+from recipes.schema.teacher_section import TeacherSection as Section
 
 TOKENS_PER_SECOND = 3.5
 """Of English speech in Whisper's vocabulary."""
@@ -76,7 +76,7 @@ def plain(model: WhisperForConditionalGeneration, folder: Path, utterances: list
     return written
 
 
-def engine(teacher: Teacher, utterances: list[Utterance]) -> int:
+def engine(teacher: LabellingTeacher, utterances: list[Utterance]) -> int:
     """As the labels stage runs it; tokens written."""
     batches = length_sorted(utterances, BATCH)
     labels = [label for batch, clips in read_ahead(batches) for label in label_batch(teacher, batch, clips)]
@@ -93,10 +93,12 @@ def corpus(speech: Path, sets: dict[str, int]) -> list[Utterance]:
     """The first utterances of each test set, in corpus order."""
     items = []
     for name, count in sets.items():
-        source = Source(audiofolder=speech / name)
-        rows = [row for row in find(source, Corpus(sources=[source]), Path(), 0) if row.split == "test"]
+        source = AudioSource(audiofolder=speech / name)
+        rows = [
+            row for row in find_recordings(source, CorpusSection(sources=[source]), Path(), 0) if row.split == "test"
+        ]
         for row in rows[:count]:
-            seconds = seconds_of(Reference.parse(row.audio))
+            seconds = duration_of(AudioReference.parse(row.audio))
             items.append(Utterance(
                 id=row.name, source=name, split="train", audio=[row.audio], parts=[row.name], text=row.text,
                 speaker=row.speaker, language=None, seconds=seconds, part_seconds=[seconds], sha256="",
@@ -116,12 +118,12 @@ def main() -> None:
     audio = sum(item.seconds for item in utterances)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        random_model(SHAPES["tiny"], given.vocabulary, folder)
+        random_model(WHISPER_SHAPES["tiny"], given.vocabulary, folder)
         model = load_model(folder)
         natural_length(model)
-        teacher = Teacher(folder, Section(model=str(folder)), Labels(fallback=[]), torch.device("cpu"))
+        teacher = LabellingTeacher(folder, Section(model=str(folder)), LabelsSection(fallback=[]), torch.device("cpu"))
         teacher.model = model
-        packed = pack(utterances, 30.0)
+        packed = pack_utterances(utterances, 30.0)
         for work in (lambda: plain(model, folder, utterances[:4]), lambda: engine(teacher, utterances[:4])):
             work()
         reference, reference_tokens = timed(lambda: plain(model, folder, utterances))

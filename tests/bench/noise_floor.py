@@ -17,29 +17,32 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from eval.benchmark import chosen
+from eval.benchmark import choose_clips
 from eval.decoding.transcriber import Transcriber
-from eval.latency.measuring import Bench
-from eval.latency.paired_timing import median, player, quotients, serve
-from eval.runtimes.systems import systems
+from eval.latency.measuring import BenchmarkRunner
+from eval.latency.paired_timing import median_interval, open_player, serve_clips, time_ratios
+from eval.runtimes.systems import list_systems
 from recipes.core.errors import run_main
-from recipes.engine.stage_folder import arguments
-from recipes.schema.device_budget import setting
+from recipes.engine.stage_folder import parse_stage_arguments
+from recipes.schema.device_budget import settings_for_device
 
 TIMES, SLOWER = 10, 0.05
 
 
 def main() -> None:
     """Measure the artefact by itself, and its ratio to the slower one, ten times each."""
-    recipe, _ = arguments("benchmark")
+    recipe, _ = parse_stage_arguments("benchmark")
     assert recipe.benchmark is not None
-    (system,) = [system for system in systems(recipe) if system.name == "onnx-int8"]
-    bench, wanted = Bench(recipe, clips := chosen(recipe, recipe.benchmark.clips)), setting(recipe)
+    (system,) = [system for system in list_systems(recipe) if system.name == "onnx-int8"]
+    bench, wanted = (
+        BenchmarkRunner(recipe, clips := choose_clips(recipe, recipe.benchmark.clips)),
+        settings_for_device(recipe),
+    )
     task, alone, ratios = bench.task_of(system, wanted), list[float](), list[float]()
     for _ in tqdm(range(TIMES), "measuring"):
         alone.append(bench.start("eval.latency.timing", system, wanted, {"details": False})["clip_ms"]["p50"])
-        with player(task, "slowed", "tests.bench.noise_floor") as slower, player(task, system.name) as plain:
-            ratios.append(median(quotients(slower, plain, len(clips), recipe.benchmark.turns))["value"])
+        with open_player(task, "slowed", "tests.bench.noise_floor") as slower, open_player(task, system.name) as plain:
+            ratios.append(median_interval(time_ratios(slower, plain, len(clips), recipe.benchmark.turns))["value"])
     print(json.dumps({
         "bench": "noise_floor", "artefact": system.name, "times": TIMES, "threads": wanted.threads,
         "clip_p50_ms": [round(x, 2) for x in alone], "spread": round(max(alone) / min(alone), 3),
@@ -75,4 +78,4 @@ if __name__ == "__main__":
         run_main(main)
     else:
         slow_down()
-        serve(json.loads(sys.stdin.readline()))
+        serve_clips(json.loads(sys.stdin.readline()))

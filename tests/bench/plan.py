@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
-from distill.planning.cost_model import LIMITED, Costs, errors
-from distill.planning.search_space import Space, Teacher
-from distill.planning.shape_timings import Measuring
+from distill.planning.cost_model import LIMITED, CostModel, leave_one_out_errors
+from distill.planning.search_space import PlannedTeacher, SearchSpace
+from distill.planning.shape_timings import ShapeTimings
 from recipes.core.errors import run_main
-from recipes.core.machine import machine
+from recipes.core.machine import describe_machine
 
 
 def main() -> None:
@@ -35,13 +35,13 @@ def main() -> None:
     parser.add_argument("--language", default="en")
     parser.add_argument("--cache", type=Path, default=Path("runs/plan"))
     given = parser.parse_args()
-    teacher = Teacher.find(given.teacher, given.vocabulary, given.language)
-    space = Space.of(teacher, given.seconds)
+    teacher = PlannedTeacher.find(given.teacher, given.vocabulary, given.language)
+    space = SearchSpace.of(teacher, given.seconds)
     design = space.design()
     unseen = [candidate for candidate in space.candidates() if candidate not in design]
     drawn = np.random.default_rng(given.seed).permutation(len(unseen))[: given.shapes]
     artefacts = [(runtime, precision) for runtime, precision in (name.split("-") for name in given.artefacts)]
-    measuring = Measuring(
+    measuring = ShapeTimings(
         teacher, given.cache, given.threads, given.seconds, given.tokens, given.runs, given.language
     )  # fmt: skip
     # All in one go, so that the yardstick's median is the same for what is fitted and for what is predicted.
@@ -49,7 +49,7 @@ def main() -> None:
     rows, summary = [], {}
     for artefact, points in measured.items():
         fitted, name = points[: len(design)], "-".join(artefact)
-        costs = Costs.fit(fitted, given.tokens)
+        costs = CostModel.fit(fitted, given.tokens)
         wrong: dict[str, list[float]] = {key: [] for key in ("clip_p50_ms", *LIMITED)}
         for index, (shape, found) in zip(drawn, points[len(design) :], strict=True):
             said = costs.predict(shape)
@@ -60,10 +60,12 @@ def main() -> None:
         summary[name] = {
             "median_error_percent": {key: _percent(np.median(np.abs(each))) for key, each in wrong.items()},
             "largest_percent": {key: _percent(np.max(np.abs(each))) for key, each in wrong.items()},
-            "left_out_percent": {key: _percent(each) for key, each in errors(fitted, given.tokens).items()},
+            "left_out_percent": {
+                key: _percent(each) for key, each in leave_one_out_errors(fitted, given.tokens).items()
+            },
         }
     print(json.dumps({
-        "bench": "plan", "teacher": given.teacher, "threads": given.threads, "cpu": machine()["cpu"],
+        "bench": "plan", "teacher": given.teacher, "threads": given.threads, "cpu": describe_machine()["cpu"],
         "measured_for_fit": len(design), "unseen": len(drawn), "seed": given.seed, "summary": summary,
         "rows_are": "predicted, measured", "rows": rows,
     }))  # fmt: skip

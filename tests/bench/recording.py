@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from data_prep.labels.timeline import timeline
-from eval.audio.recordings import SAMPLE_RATE, Reference, read_audio
+from data_prep.labels.timeline import build_timeline
+from eval.audio.recordings import SAMPLE_RATE, AudioReference, read_audio
 from eval.audio.utterances import read_utterances
 from tests.conftest import ROOT
 from tests.stages.conftest import sottovoce, write_recipe
@@ -75,11 +75,11 @@ def main() -> None:
         split = time.perf_counter() - started
         subprocess.run(sottovoce("run", str(recipe), "--until", "labels", *options), cwd=ROOT, check=True)
         pieces = read_utterances(folder(recipe, "corpus"), "train")
-        times = [Reference.parse(piece.audio[0]).seconds or (0.0, 0.0) for piece in pieces]
+        times = [AudioReference.parse(piece.audio[0]).seconds or (0.0, 0.0) for piece in pieces]
         errors = [
             misplaced(read_audio(piece.audio), whole, start) for piece, (start, _) in zip(pieces, times, strict=True)
         ]
-        (lines,) = timeline(stored(recipe)).values()
+        (lines,) = build_timeline(stored(recipe)).values()
         starts = sorted(start for start, _ in times)
         found = {round(line.start, 3) for line in lines}
         covered = sum(min(end, b) - max(start, a) for start, end in spoken for a, b in times if a < end and start < b)

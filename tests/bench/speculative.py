@@ -31,14 +31,14 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from distill.models.cutting import cut
+from distill.models.cutting import cut_layers
 from distill.models.random_weights import random_model
 from eval.audio.recordings import read_audio
 from eval.decoding.speculative import Acceptance, SpeculativeRuntime, open_speculative
 from eval.decoding.transcriber import Transcriber
-from eval.latency.paired_timing import median
+from eval.latency.paired_timing import median_interval
 from eval.runtimes.torch_runtime import TorchRuntime, load_model
-from recipes.core.whisper_shape import SHAPES
+from recipes.core.whisper_shape import WHISPER_SHAPES
 from tests.bench.compress import clips
 from tests.bench.passes import Costs, Passes, alone, costs, watched
 
@@ -82,7 +82,7 @@ class Pair:
         return {
             "clips": count, "equal": count - len(gaps), "gaps": gaps,
             "seconds": rounded(dict(zip(("plain", "draft", "encoder"), cpu_K, strict=True))),
-            "ratio": ratios(*cpu_K), "quotient": rounded(median(cpu_NK[:, 0] / cpu_NK[:, 1])),
+            "ratio": ratios(*cpu_K), "quotient": rounded(median_interval(cpu_NK[:, 0] / cpu_NK[:, 1])),
             "passed": ratios(*passed_K), **self.runtime.acceptance.figures,
         }, longest  # fmt: skip
 
@@ -116,10 +116,10 @@ def timed(call: Callable[[np.ndarray], Any], mel_BFT: np.ndarray) -> tuple[Any, 
 def true_size(name: str, vocabulary: Path) -> SpeculativeRuntime:
     """A teacher of random weights, and its first and last decoder layer as draft."""
     with tempfile.TemporaryDirectory() as place:
-        random_model(SHAPES[name], vocabulary, Path(place))
+        random_model(WHISPER_SHAPES[name], vocabulary, Path(place))
         teacher = load_model(Path(place))
     layers = list(range(teacher.config.encoder_layers))
-    return SpeculativeRuntime(teacher, cut(teacher, layers, [0, teacher.config.decoder_layers - 1]))
+    return SpeculativeRuntime(teacher, cut_layers(teacher, layers, [0, teacher.config.decoder_layers - 1]))
 
 
 def modelled(priced: Costs, clips: int, longest: Sequence[int], passes: list[Passes], kept: Acceptance) -> Any:
@@ -153,7 +153,7 @@ def main() -> None:
     parser.add_argument("--teacher", type=Path, default=Path("recipes/demo/teacher"))
     parser.add_argument("--draft", type=Path, required=True)
     parser.add_argument("--vocabulary", type=Path, help="of the true shapes")
-    parser.add_argument("--shapes", nargs="*", default=[], choices=SHAPES)
+    parser.add_argument("--shapes", nargs="*", default=[], choices=WHISPER_SHAPES)
     parser.add_argument("--batches", nargs="*", type=int, default=[1, 4, 16])
     parser.add_argument("--clips", type=int, default=208)
     parser.add_argument("--runs", type=int, default=7, help="of each pass")

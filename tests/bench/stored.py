@@ -12,37 +12,37 @@ import torch
 from transformers import WhisperForConditionalGeneration
 
 from data_prep.labels.batched_labelling import label_batch, length_sorted, read_ahead
-from data_prep.labels.labelling_teacher import Teacher, split_tail
+from data_prep.labels.labelling_teacher import LabellingTeacher, top_k_with_tail
 from distill.data.examples import Example
-from distill.data.training_batches import Batch, Collate
-from distill.losses.distillation_loss import Stored, Weights, live_kl, stored_kl
-from distill.training.objective import Objective
+from distill.data.training_batches import Batch, Collator
+from distill.losses.distillation_loss import LossWeights, StoredDistribution, live_kl, stored_kl
+from distill.training.objective import DistillationObjective
 from eval.audio.utterances import read_utterances
 from eval.runtimes.torch_runtime import load_model
 from recipes.core.errors import run_main
-from recipes.core.model_folder import model_folder
-from recipes.engine.stage_folder import arguments
-from recipes.schema.labels_section import Labels
+from recipes.core.model_folder import resolve_model_folder
+from recipes.engine.stage_folder import parse_stage_arguments
+from recipes.schema.labels_section import LabelsSection
 
 KEPT = (4, 8, 16, 32, 64, 128)
 
 
 def logits(model: WhisperForConditionalGeneration, states_BSD: torch.Tensor, batch: Batch) -> torch.Tensor:
     """Of the predicted tokens, [N, V]."""
-    objective = Objective(model, Weights(0.0, 1.0, 2.0), freeze_encoder=True)
+    objective = DistillationObjective(model, LossWeights(0.0, 1.0, 2.0), freeze_encoder=True)
     return model.proj_out(objective.decode(states_BSD, batch.inputs_BL)[batch.predicted])
 
 
 @torch.inference_mode()
 def main() -> None:
     """Sum both divergences over all tokens, print their means and differences in nats a token."""
-    recipe, _ = arguments("train")
+    recipe, _ = parse_stage_arguments("train")
     assert recipe.train is not None
     temperature = recipe.train.temperature
-    folder = model_folder(recipe.teacher.model)
-    labels = Labels(top_k=10**6, temperature=temperature, fallback=[])
-    teacher = Teacher(folder, recipe.teacher, labels, torch.device("cpu"))
-    collate = Collate(teacher.format.window_samples, teacher.format.end)
+    folder = resolve_model_folder(recipe.teacher.model)
+    labels = LabelsSection(top_k=10**6, temperature=temperature, fallback=[])
+    teacher = LabellingTeacher(folder, recipe.teacher, labels, torch.device("cpu"))
+    collate = Collator(teacher.format.window_samples, teacher.format.end)
     students = {name: load_model(recipe.root / name / "model") for name in ("student", "train")}
     live, tokens = dict.fromkeys(students, 0.0), 0
     stored = {name: dict.fromkeys((*KEPT, teacher.top_k), 0.0) for name in students}
@@ -52,7 +52,7 @@ def main() -> None:
         states_BSD = teacher.encode([clip for clip in clips if not isinstance(clip, str)])
         teacher_NV = logits(teacher.model, states_BSD, batch)
         tokens += len(teacher_NV)
-        kept = {k: Stored(*split_tail(teacher_NV, k, temperature)) for k in (*KEPT, teacher.top_k)}
+        kept = {k: StoredDistribution(*top_k_with_tail(teacher_NV, k, temperature)) for k in (*KEPT, teacher.top_k)}
         for k in KEPT:
             mass[k] += float((kept[k].rest_N - (teacher_NV / temperature).logsumexp(1)).exp().sum())
         for name, student in students.items():

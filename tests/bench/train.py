@@ -30,26 +30,26 @@ from tokenizers import Tokenizer
 from transformers import WhisperForConditionalGeneration
 
 from data_prep.labels.label_store import Decoding, Label
-from data_prep.labels.labelling_teacher import split_tail
-from distill.data.examples import IGNORE, Example
-from distill.data.training_batches import Batch, Collate
-from distill.losses.distillation_loss import Stored, Weights
-from distill.models.cutting import cut
+from data_prep.labels.labelling_teacher import top_k_with_tail
+from distill.data.examples import IGNORED_LABEL, Example
+from distill.data.training_batches import Batch, Collator
+from distill.losses.distillation_loss import LossWeights, StoredDistribution
+from distill.models.cutting import cut_layers
 from distill.models.random_weights import random_model
-from distill.training.objective import Objective
+from distill.training.objective import DistillationObjective
 from distill.training.teacher_outputs import LiveTeacher
-from eval.runtimes.model_format import Format
+from eval.runtimes.model_format import ModelFormat
 from eval.runtimes.torch_runtime import load_model
-from recipes.core.whisper_shape import SHAPES
+from recipes.core.whisper_shape import WHISPER_SHAPES
 
 VARIANTS = ("reference", "live", "stored", "cached")
-WEIGHTS = Weights(0.8, 1.0, 2.0)
+WEIGHTS = LossWeights(0.8, 1.0, 2.0)
 POSITIONS = 448
 
 
 def batches_of(speech: Path, folder: Path, size: int, count: int) -> list[Batch]:
     """AN4 training utterances with their own transcripts."""
-    form = Format.load(folder, "en", "transcribe")
+    form = ModelFormat.load(folder, "en", "transcribe")
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     labels = []
     rows = (speech / "an4" / "train" / "metadata.jsonl").read_text().splitlines()
@@ -58,22 +58,24 @@ def batches_of(speech: Path, folder: Path, size: int, count: int) -> list[Batch]
         plain = Decoding(row["text"], tokens, len(form.prompt), 0.0, 0.0, ended=True)
         audio = str(speech / "an4" / "train" / row["file_name"])
         labels.append(Label(row["file_name"], "an4", "train", [audio], 1.0, [], [], None, "en", None, plain))
-    collate = Collate(form.window_samples, form.end)
+    collate = Collator(form.window_samples, form.end)
     examples = [Example(label, label.plain, []) for label in labels]
     return [collate(examples[start : start + size]) for start in range(0, len(examples), size)]
 
 
-def reference_loss(objective: Objective, teacher: WhisperForConditionalGeneration, batch: Batch) -> torch.Tensor:
+def reference_loss(
+    objective: DistillationObjective, teacher: WhisperForConditionalGeneration, batch: Batch
+) -> torch.Tensor:
     """Mean loss over the predicted tokens, every tensor at full length and vocabulary."""
     pad = POSITIONS - batch.inputs_BL.shape[1]
     inputs_BL = F.pad(batch.inputs_BL, (0, pad), value=int(batch.inputs_BL.max()))
-    labels_BL = F.pad(batch.labels_BL, (0, pad), value=IGNORE)
+    labels_BL = F.pad(batch.labels_BL, (0, pad), value=IGNORED_LABEL)
     with torch.no_grad():
         encoder_BSD = objective.encode(objective.mel(batch))
         hidden = teacher.model.decoder(input_ids=inputs_BL, encoder_hidden_states=encoder_BSD, use_cache=False)
         teacher_BLV = teacher.proj_out(hidden.last_hidden_state)
     student_BLV = objective.student.proj_out(objective.decode(encoder_BSD, inputs_BL))
-    ce = F.cross_entropy(student_BLV.flatten(0, 1), labels_BL.flatten(), ignore_index=IGNORE)
+    ce = F.cross_entropy(student_BLV.flatten(0, 1), labels_BL.flatten(), ignore_index=IGNORED_LABEL)
     p_BLV = F.softmax(teacher_BLV / WEIGHTS.temperature, dim=-1)
     log_q_BLV = F.log_softmax(student_BLV / WEIGHTS.temperature, dim=-1)
     mask_BL = labels_BL >= 0
@@ -82,24 +84,26 @@ def reference_loss(objective: Objective, teacher: WhisperForConditionalGeneratio
 
 
 @torch.no_grad()
-def equipped(batch: Batch, variant: str, objective: Objective, teacher: WhisperForConditionalGeneration) -> Batch:
+def equipped(
+    batch: Batch, variant: str, objective: DistillationObjective, teacher: WhisperForConditionalGeneration
+) -> Batch:
     """The batch with what its variant reads from disk in a real run."""
     if variant not in ("stored", "cached"):
         return batch
     encoder_BSD = objective.encode(objective.mel(batch))
     hidden = teacher.model.decoder(input_ids=batch.inputs_BL, encoder_hidden_states=encoder_BSD, use_cache=False)
     logits_NV = teacher.proj_out(hidden.last_hidden_state[batch.predicted])
-    batch = replace(batch, stored=Stored(*split_tail(logits_NV, 32, WEIGHTS.temperature)))
+    batch = replace(batch, stored=StoredDistribution(*top_k_with_tail(logits_NV, 32, WEIGHTS.temperature)))
     return replace(batch, encoder_BSD=encoder_BSD) if variant == "cached" else batch
 
 
 def measure(variant: str, speech: Path, folder: Path, size: int, steps: int) -> dict[str, Any]:
     """One warm-up step, then `steps` timed ones."""
     model = load_model(folder)
-    student = cut(model, [0, 1, 2, 3], [0, 3])
+    student = cut_layers(model, [0, 1, 2, 3], [0, 3])
     student.model.encoder.requires_grad_(False)
     live = LiveTeacher(folder, student, torch.device("cpu"), frozen=True, quantize=None) if variant == "live" else None
-    objective = Objective(student, WEIGHTS, freeze_encoder=True, teacher=live)
+    objective = DistillationObjective(student, WEIGHTS, freeze_encoder=True, teacher=live)
     optimizer = torch.optim.AdamW([each for each in student.parameters() if each.requires_grad], lr=1e-4)
     batches = [equipped(batch, variant, objective, model) for batch in batches_of(speech, folder, size, steps + 1)]
     if variant in ("live", "stored", "cached"):
@@ -145,7 +149,7 @@ def main() -> None:
         print(json.dumps(measure(given.variant, given.speech, given.vocabulary, given.batch, given.steps)))
         return
     with tempfile.TemporaryDirectory() as place:
-        random_model(SHAPES["tiny"], given.vocabulary, Path(place))
+        random_model(WHISPER_SHAPES["tiny"], given.vocabulary, Path(place))
         numbers = ["--batch", str(given.batch), "--steps", str(given.steps)]
         rows = {}
         for variant in VARIANTS:

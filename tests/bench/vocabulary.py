@@ -17,18 +17,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from distill.compression.context import Material
-from distill.compression.vocabulary_trimming import trim
+from distill.compression.context import CompressionContext
+from distill.compression.vocabulary_trimming import trim_vocabulary
 from distill.exporters.onnx_export import export_onnx
-from distill.models.cutting import cut
-from distill.models.model_size import parameters_m
+from distill.models.cutting import cut_layers
+from distill.models.model_size import count_parameters_m
 from distill.models.random_weights import random_model
 from distill.models.saving import copy_processors
 from eval.runtimes.model_format import load_tokenizer
 from eval.runtimes.onnx_runtime import OnnxRuntime
 from eval.runtimes.torch_runtime import load_model
-from recipes.core.whisper_shape import SHAPES
-from recipes.schema.compress_section import Vocabulary
+from recipes.core.whisper_shape import WHISPER_SHAPES
+from recipes.schema.compress_section import VocabularyOptions
 from recipes.schema.export_section import Precision
 from tests.bench.turns import medians_ms
 
@@ -62,7 +62,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("speech", type=Path)
     parser.add_argument("vocabulary", type=Path)
-    parser.add_argument("--shape", choices=SHAPES, default="tiny")
+    parser.add_argument("--shape", choices=WHISPER_SHAPES, default="tiny")
     parser.add_argument("--tokens", type=int, default=8000)
     parser.add_argument("--runs", type=int, default=200)
     parser.add_argument("--threads", type=int, default=1)
@@ -71,12 +71,14 @@ def main() -> None:
     learnt = transcripts(given.speech, without="test")
     rows = dict[str, Any]()
     with tempfile.TemporaryDirectory() as place:
-        random_model(SHAPES[given.shape], given.vocabulary, Path(place) / "teacher")
+        random_model(WHISPER_SHAPES[given.shape], given.vocabulary, Path(place) / "teacher")
         teacher = load_model(Path(place) / "teacher")
-        whole = cut(teacher, list(range(teacher.config.encoder_layers)), [0, teacher.config.decoder_layers - 1])
+        whole = cut_layers(teacher, list(range(teacher.config.encoder_layers)), [0, teacher.config.decoder_layers - 1])
         (trimmed := Path(place) / "trimmed").mkdir()
         copy_processors(given.vocabulary, trimmed)
-        small, _ = trim(whole, Vocabulary(tokens=given.tokens), Material([], learnt, 1, trimmed))
+        small, _ = trim_vocabulary(
+            whole, VocabularyOptions(tokens=given.tokens), CompressionContext([], learnt, 1, trimmed)
+        )
         models, runtimes = {"whole": whole, "trimmed": small}, dict[tuple[str, Precision], OnnxRuntime]()
         sizes = dict[tuple[str, Precision], float]()
         for name, model in models.items():
@@ -88,7 +90,7 @@ def main() -> None:
         times, share = medians_ms(calls, given.runs, "steps"), spelled(trimmed, transcripts(given.speech))
     for name, model in models.items():
         rows[name] = {
-            "tokens": model.config.vocab_size, "decoder_m": parameters_m(model)["decoder"],
+            "tokens": model.config.vocab_size, "decoder_m": count_parameters_m(model)["decoder"],
             "size_mb": {each: round(sizes[name, each], 2) for each in PRECISIONS},
             "step_p50_ms": {each: round(times[name, each][0], 3) for each in PRECISIONS},
             "step_ratio": {each: round(times[name, each][0] / times["whole", each][0], 3) for each in PRECISIONS},

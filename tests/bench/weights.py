@@ -22,9 +22,9 @@ import torch
 
 from distill.exporters.compressed_tensors_export import CLIPS, SCHEMES, calibration_batches, group_size, w4a16
 from distill.exporters.compressed_tensors_export import write_quantized as write
-from distill.exporters.export_source import Student
+from distill.exporters.export_source import ExportSource
 from distill.exporters.folder_layout import write_layout
-from distill.exporters.parity import Reference, compare
+from distill.exporters.parity import TorchReference, compare_with_torch
 from eval.audio.recordings import read_audio
 from eval.decoding.transcriber import Transcriber
 from eval.runtimes.registry import open_runtime, weight_files
@@ -36,7 +36,7 @@ from tests.bench.turns import medians_ms
 PUBLISHED = {"whisper-large-v3 w4a16": [12.66, 12.95]}
 
 
-def quantized(student: Student, place: Path, groups: Sequence[int]) -> dict[str, tuple[Path, str]]:
+def quantized(student: ExportSource, place: Path, groups: Sequence[int]) -> dict[str, tuple[Path, str]]:
     """Folder and precision by the name of the row."""
     batches = calibration_batches(student)
     schemes = {f"w4a16-{group}": ("w4a16", w4a16(student.model, group)) for group in groups}
@@ -47,14 +47,16 @@ def quantized(student: Student, place: Path, groups: Sequence[int]) -> dict[str,
     return {name: (place / name, precision) for name, (precision, _) in schemes.items()}
 
 
-def psnr_db(student: Student, runtimes: Mapping[str, Any], count: int = 32) -> dict[str, list[float]]:
+def psnr_db(student: ExportSource, runtimes: Mapping[str, Any], count: int = 32) -> dict[str, list[float]]:
     """Of encoder states and logits beside the original's by runtime, on training clips not calibrated with."""
     calibrated = student.calibration[:: max(1, len(student.calibration) // CLIPS)][:CLIPS]
     others = [audio for audio in student.calibration if audio not in calibrated]
     recordings = [(audio, None) for audio in others[:: max(1, len(others) // count)][:count]]
     torch_side = Transcriber(runtimes["original"], student.source, "en")
-    reference = Reference.take(torch_side, recordings, None, str.strip)
-    rows = {name: compare(reference, runtime, name) for name, runtime in runtimes.items() if name != "original"}
+    reference = TorchReference.take(torch_side, recordings, None, str.strip)
+    rows = {
+        name: compare_with_torch(reference, runtime, name) for name, runtime in runtimes.items() if name != "original"
+    }
     return {name: [round(row[part]["psnr_db"], 1) for part in ("encoder", "logits")] for name, row in rows.items()}
 
 
@@ -84,7 +86,7 @@ def main() -> None:
     model, train = load_model(given.model), clips(given.speech / "an4" / "train")
     test = clips(given.speech / "an4" / "test")[: given.test]
     with tempfile.TemporaryDirectory() as place:
-        student = Student(model, given.model, [[audio] for audio, _ in train])
+        student = ExportSource(model, given.model, [[audio] for audio, _ in train])
         made = quantized(student, Path(place), given.groups)
         runtimes: dict[str, Any] = {"original": TorchRuntime(model)}
         runtimes |= {name: open_runtime("compressed_tensors", *which, given.threads) for name, which in made.items()}

@@ -48,14 +48,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import WhisperForConditionalGeneration
 
-from distill.data.calibration import Calibration
-from distill.exporters.parity import Difference
-from distill.models.cutting import cut
+from distill.data.calibration import CalibrationAudio
+from distill.exporters.parity import RunningError
+from distill.models.cutting import cut_layers
 from distill.models.model_size import encoder_macs_m
 from distill.models.random_weights import random_model
 from eval.runtimes.interface import Runtime
 from eval.runtimes.torch_runtime import TorchRuntime, load_model
-from recipes.core.whisper_shape import SHAPES
+from recipes.core.whisper_shape import WHISPER_SHAPES
 from recipes.schema.export_section import Precision
 from tests.bench.compress import clips
 from tests.bench.encoders import encoder_times, exported, shallow
@@ -145,7 +145,7 @@ def formed(model: WhisperForConditionalGeneration, forms: Sequence[Form]) -> Whi
 
 def psnr_db(exact_BSD: np.ndarray, runtime: Runtime, mel_BFT: np.ndarray) -> float:
     """Of a runtime's encoder states."""
-    (difference := Difference()).add(exact_BSD, np.asarray(runtime.encode(mel_BFT).encoder_BSD))
+    (difference := RunningError()).add(exact_BSD, np.asarray(runtime.encode(mel_BFT).encoder_BSD))
     return round(difference.figures()["psnr_db"], 1)
 
 
@@ -177,7 +177,7 @@ def main() -> None:
     parser.add_argument("vocabulary", type=Path)
     parser.add_argument("--runs", type=int, default=30, help="of each encoder")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--shapes", nargs="*", default=["tiny", "base"], choices=SHAPES)
+    parser.add_argument("--shapes", nargs="*", default=["tiny", "base"], choices=WHISPER_SHAPES)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     audio = [[file] for file, _ in clips(given.speech / "an4" / "test")]
@@ -185,11 +185,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         folders = {"alnum teacher": TEACHER} | {name: Path(place) / name for name in given.shapes}
         for name in given.shapes:
-            random_model(SHAPES[name], given.vocabulary, folders[name])
+            random_model(WHISPER_SHAPES[name], given.vocabulary, folders[name])
         for name, folder in folders.items():
             model = shallow(load_model(folder))
-            stem = cut(model, [], [0])
-            mels = list(Calibration.spread(audio, model.config, 4, "bench:"))
+            stem = cut_layers(model, [], [0])
+            mels = list(CalibrationAudio.spread(audio, model.config, 4, "bench:"))
             rows[name] = {
                 "multiplications_saved": saved(model), "of_the_stem": saved(stem),
                 "encoder": compared(model, folder, mels, given.threads, given.runs),

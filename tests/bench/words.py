@@ -21,19 +21,19 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from distill.exporters.head_selection import PAUSE, PIECES, WIDTHS, String, choose, join
+from distill.exporters.head_selection import PAUSE, PIECES, WIDTHS, JoinedClip, choose_heads, join_recordings
 from eval.audio.audiofolder import read_metadata
 from eval.audio.recordings import SAMPLE_RATE, read_audio
 from eval.decoding.transcriber import Transcriber
-from eval.decoding.word_times import Head, read_attention, smoothed, token_starts, trimmed
-from eval.runtimes.model_format import Settings
+from eval.decoding.word_times import Head, read_attention, smooth_attention, token_starts, trim_silence
+from eval.runtimes.model_format import JsonSettings
 from eval.runtimes.torch_runtime import TorchRuntime, load_model
 from recipes.core.whisper_shape import POSITIONS_PER_SECOND
 
 NEAR_MS = 100
 
 
-def digit_strings(folder: Path, transcriber: Transcriber, count: int, pause: float, seed: int) -> Iterator[String]:
+def digit_strings(folder: Path, transcriber: Transcriber, count: int, pause: float, seed: int) -> Iterator[JoinedClip]:
     """Strings of single recordings, the speakers in turn."""
     rows: dict[str, list[tuple[str, str]]] = {}
     for name, row in read_metadata(folder, "digits"):
@@ -43,13 +43,13 @@ def digit_strings(folder: Path, transcriber: Transcriber, count: int, pause: flo
         own = rows[sorted(rows)[made % len(rows)]]
         chosen = [own[place] for place in draw.choice(len(own), draw.integers(PIECES[0], PIECES[1] + 1), replace=False)]
         audio = [read_audio(folder / name) for name, _ in chosen]
-        string = join(audio, [text for _, text in chosen], transcriber.tokenizer, draw, pause)
+        string = join_recordings(audio, [text for _, text in chosen], transcriber.tokenizer, draw, pause)
         if len(string.samples) <= transcriber.format.window_samples:
             made += 1
             yield string
 
 
-def errors(string: String, times: Sequence[tuple[float, float]]) -> np.ndarray:
+def errors(string: JoinedClip, times: Sequence[tuple[float, float]]) -> np.ndarray:
     """Of each word how much later than in truth it begins and ends, ms [W, 2]."""
     return 1000 * (np.array(times) - np.array(string.seconds))
 
@@ -67,26 +67,28 @@ def figures(found: Sequence[np.ndarray]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def both_ways(strings: Sequence[String], times: Sequence[Sequence[tuple[float, float]]]) -> dict[str, Any]:
+def both_ways(strings: Sequence[JoinedClip], times: Sequence[Sequence[tuple[float, float]]]) -> dict[str, Any]:
     """Figures of times as they are, and of words without the pauses within their time."""
-    shorter = [[trimmed(one.samples, *time) for time in each] for one, each in zip(strings, times, strict=True)]
+    shorter = [[trim_silence(one.samples, *time) for time in each] for one, each in zip(strings, times, strict=True)]
     return {
         name: figures([errors(one, each) for one, each in zip(strings, kind, strict=True)])
         for name, kind in (("as_read", times), ("trimmed", shorter))
     }
 
 
-def evenly(string: String) -> list[tuple[float, float]]:
+def evenly(string: JoinedClip) -> list[tuple[float, float]]:
     """The string divided evenly."""
     edges = np.linspace(0, len(string.samples) / SAMPLE_RATE, len(string.spans) + 1).tolist()
     return list(pairwise(edges))
 
 
-def by_heads(transcriber: Transcriber, one: String, heads: Sequence[Head], width: int) -> list[tuple[float, float]]:
+def by_heads(transcriber: Transcriber, one: JoinedClip, heads: Sequence[Head], width: int) -> list[tuple[float, float]]:
     """Times by these heads."""
     model = transcriber.runtime.model  # type: ignore[attr-defined]
     attention_HNS = read_attention(transcriber, model, one.samples, one.tokens, heads)
-    starts_N = token_starts(smoothed(attention_HNS, width).mean(axis=0, keepdims=True))[0] / POSITIONS_PER_SECOND
+    starts_N = (
+        token_starts(smooth_attention(attention_HNS, width).mean(axis=0, keepdims=True))[0] / POSITIONS_PER_SECOND
+    )
     return [(float(starts_N[first]), float(starts_N[stop])) for first, stop in one.spans]
 
 
@@ -95,13 +97,13 @@ def measured(folder: Path, speech: Path, given: argparse.Namespace) -> dict[str,
     model = load_model(folder)
     transcriber = Transcriber(TorchRuntime(model), folder, "en")
     train = list(digit_strings(speech / "train", transcriber, given.train_strings, PAUSE, seed=1))
-    choice = choose(transcriber, model, train)
+    choice = choose_heads(transcriber, model, train)
     layers, count = model.config.decoder_layers, model.config.decoder_attention_heads
     sets: dict[str, tuple[Sequence[Head], int]] = {
         "chosen": (choice.heads, choice.width),
         "last_half": (list(product(range(layers // 2, layers), range(count))), WIDTHS[-1]),
     }
-    if own := Settings.read(folder / "generation_config.json").get("alignment_heads"):
+    if own := JsonSettings.read(folder / "generation_config.json").get("alignment_heads"):
         sets["own"] = ([(layer, head) for layer, head in own], model.config.median_filter_width)
     row: dict[str, Any] = {
         "model": str(folder), "heads": choice.heads, "width": choice.width, "train_ms": round(choice.error_ms, 1),

@@ -10,7 +10,7 @@ import json
 import tempfile
 from pathlib import Path
 
-from distill.exporters.export_source import Student
+from distill.exporters.export_source import ExportSource
 from distill.exporters.folder_layout import write_layout
 from distill.exporters.registry import EXPORTERS
 from eval.audio.recordings import read_audio
@@ -28,7 +28,7 @@ with tempfile.TemporaryDirectory() as folder:
     if not weight_files("tflite", model, given.precision):
         model = Path(folder)
         write_layout(given.checkpoint, model)
-        EXPORTERS["tflite"](Student(load_model(given.checkpoint), given.checkpoint, []), model, [given.precision])
+        EXPORTERS["tflite"](ExportSource(load_model(given.checkpoint), given.checkpoint, []), model, [given.precision])
     transcriber = Transcriber(open_runtime("tflite", model, given.precision, threads=1), model, "en")
     for clip in given.clips:
         (said,) = transcriber.transcribe([read_audio(clip)])

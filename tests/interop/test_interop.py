@@ -20,17 +20,17 @@ import numpy as np
 import pytest
 import soundfile
 
-from distill.exporters.export_source import Student
+from distill.exporters.export_source import ExportSource
 from distill.exporters.folder_layout import write_layout
 from distill.exporters.registry import EXPORTERS
-from distill.models.cutting import cut
+from distill.models.cutting import cut_layers
 from distill.models.saving import save_model
-from distill.publishing.release_folder import SUMS, verify
+from distill.publishing.release_folder import SUMS, verify_checksums
 from eval.audio.recordings import SAMPLE_RATE, read_audio
 from eval.decoding.transcriber import Transcriber
 from eval.runtimes.registry import weight_files
 from eval.runtimes.torch_runtime import TorchRuntime, load_model
-from recipes.schema.export_section import Common
+from recipes.schema.export_section import DensePrecision
 from tests.conftest import ROOT, TEACHER
 
 SPEECH = Path(os.environ.get("SPEECH", ROOT.parent / "shared" / "speech"))
@@ -45,7 +45,7 @@ class Loader:
     script: str
     runtime: str | None
     """Exporter that writes its files; none where the script exports the checkpoint in its own environment."""
-    precisions: tuple[Common, ...] = ("fp32", "int8")
+    precisions: tuple[DensePrecision, ...] = ("fp32", "int8")
     folder: str = "."
     """Inside the export; {precision} is filled in."""
     options: tuple[str, ...] = ()
@@ -58,17 +58,24 @@ class Loader:
 
 DTYPE = ("--dtype", "{precision}")
 LOADERS = {
-    "optimum": Loader("optimum", "optimum_clips.py", "onnx", get_args(Common), options=DTYPE),
+    "optimum": Loader("optimum", "optimum_clips.py", "onnx", get_args(DensePrecision), options=DTYPE),
     "transformers.js": Loader(
-        "transformers-js", "transformers_js_clips.mjs", "onnx", get_args(Common), options=DTYPE, program="node"
+        "transformers-js", "transformers_js_clips.mjs", "onnx", get_args(DensePrecision), options=DTYPE, program="node"
     ),
     "faster-whisper": Loader(
         "faster-whisper", "faster_whisper_clips.py", "ctranslate2", folder="ctranslate2-{precision}", vocabulary=51865
     ),
     "openvino-genai": Loader(
-        "genai", "genai.py", "openvino", get_args(Common), "openvino-{precision}", options=("--precision", "f32")
+        "genai",
+        "genai.py",
+        "openvino",
+        get_args(DensePrecision),
+        "openvino-{precision}",
+        options=("--precision", "f32"),
     ),
-    "litert": Loader("litert", "litert_clips.py", None, get_args(Common), options=("--precision", "{precision}")),
+    "litert": Loader(
+        "litert", "litert_clips.py", None, get_args(DensePrecision), options=("--precision", "{precision}")
+    ),
 }
 CASES = [(name, precision) for name, loader in LOADERS.items() for precision in loader.precisions]
 
@@ -95,7 +102,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if given := os.environ.get("SOTTOVOCE_MODEL"):
         return Path(given)
     folder = tmp_path_factory.mktemp("checkpoint")
-    save_model(cut(load_model(TEACHER), [0, 1, 2, 3], [0, 3]), folder, processors=TEACHER, decoder_layers=[0, 3])
+    save_model(cut_layers(load_model(TEACHER), [0, 1, 2, 3], [0, 3]), folder, processors=TEACHER, decoder_layers=[0, 3])
     return folder
 
 
@@ -114,13 +121,13 @@ def export(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Callab
     @cache
     def write(runtime: str) -> Path:
         if (checkpoint / SUMS).is_file():
-            verify(checkpoint)
+            verify_checksums(checkpoint)
             return checkpoint
         folder = tmp_path_factory.mktemp(runtime)
         write_layout(checkpoint, folder)
         precisions = sorted({precision for loader in LOADERS.values() if loader.runtime == runtime
                              for precision in loader.precisions})  # fmt: skip
-        EXPORTERS[runtime](Student(load_model(checkpoint), checkpoint, calibration), folder, precisions)
+        EXPORTERS[runtime](ExportSource(load_model(checkpoint), checkpoint, calibration), folder, precisions)
         return folder
 
     return write
@@ -128,7 +135,7 @@ def export(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Callab
 
 @pytest.mark.parametrize(("name", "precision"), CASES, ids=lambda value: value)
 def test_a_loader_says_what_torch_says(
-    name: str, precision: Common, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
+    name: str, precision: DensePrecision, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
 ) -> None:
     if not any("interop" in str(argument) for argument in request.config.args):
         pytest.skip("takes minutes; make interop")

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from distill.exporters.export_source import Student
+from distill.exporters.export_source import ExportSource
 from distill.exporters.folder_layout import write_layout
 from distill.exporters.registry import EXPORTERS
 from eval.audio.recordings import SAMPLE_RATE, read_audio
@@ -70,7 +70,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("demo") / "export" / "model"
     write_layout(TEACHER, folder)
     calibration = [[str(file)] for file in sorted((SPEECH / "an4" / "train").glob("*.flac"))[:64]]
-    EXPORTERS["onnx"](Student(load_model(TEACHER), TEACHER, calibration), folder, ["fp32", "int8"])
+    EXPORTERS["onnx"](ExportSource(load_model(TEACHER), TEACHER, calibration), folder, ["fp32", "int8"])
     return folder
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from recipes.engine import cli
-from recipes.engine.flow import FLOW, SPECS, stages
-from recipes.schema.recipe import load
+from recipes.engine.flow import STAGE_BY_NAME, STAGES, active_stages
+from recipes.schema.recipe import load_recipe
 from tests.conftest import ROOT, TEACHER
 from tests.stages.conftest import Run
 from tests.stages.test_heal import SHORT
@@ -128,7 +128,7 @@ def read(module: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> 
         entry.main()
     given: argparse.Namespace = found.value.args[0]
     if getattr(given, "recipe", None):
-        load(given.recipe, getattr(given, "overrides", []))
+        load_recipe(given.recipe, getattr(given, "overrides", []))
     return given
 
 
@@ -140,11 +140,11 @@ def test_a_programs_own_parser_takes_the_command(monkeypatch: pytest.MonkeyPatch
         dry = subprocess.run(["make", "--dry-run", *rest], cwd=ROOT, capture_output=True, text=True, check=False)
         assert dry.returncode == 0, f"{page}: {dry.stderr}"
     elif program == "sottovoce":
-        given, left = cli.parse(rest)
-        if rest[0] in cli.MODULES:
-            read(cli.MODULES[rest[0]][0], left, monkeypatch)
+        given, left = cli.parse_arguments(rest)
+        if rest[0] in cli.MODULE_COMMANDS:
+            read(cli.MODULE_COMMANDS[rest[0]][0], left, monkeypatch)
         else:
-            cli.chosen(given)
+            cli.select_stages(given)
     elif program == "python":
         assert rest[0] == "-m", page
         read(rest[1], rest[2:], monkeypatch)
@@ -181,15 +181,15 @@ def test_what_is_run_or_only_read_is_on_the_pages() -> None:
 
 
 def test_every_stage_is_run_by_a_test(finished: Path) -> None:
-    run = {spec.name for more in ([], SHORT, [SECTION]) for spec in stages(load(finished, more))}
-    assert run == set(SPECS), "the runs of test_flow, test_heal and test_release"
+    run = {spec.name for more in ([], SHORT, [SECTION]) for spec in active_stages(load_recipe(finished, more))}
+    assert run == set(STAGE_BY_NAME), "the runs of test_flow, test_heal and test_release"
 
 
 def spoken(command: str) -> set[str]:
     """What a test that runs it has to name: the module or the command, its options, the keys it overrides."""
     before, said = "", set()
     for word in words(command):
-        if before == "-m" or word in cli.MODULES or word.startswith("--") or "=" in word:
+        if before == "-m" or word in cli.MODULE_COMMANDS or word.startswith("--") or "=" in word:
             said.add(word.partition("=")[0])
         before = word
     return said
@@ -203,7 +203,7 @@ def quoted(file: Path) -> set[str]:
 
 
 def test_what_does_not_run_here_is_run_by_another_test() -> None:
-    stage_commands = {spec.command for spec in FLOW}
+    stage_commands = {spec.command for spec in STAGES}
     files = [quoted(file) for file in (ROOT / "tests").rglob("test_*.py") if file != Path(__file__)]
     for page, command in COMMANDS:
         plain = " ".join(word for word in words(command) if word != "RECIPE")

@@ -14,8 +14,8 @@ import pytest
 from safetensors.torch import load_file
 
 from data_prep.labels.label_store import read_labels
-from recipes.engine.flow import stages
-from recipes.schema.recipe import load
+from recipes.engine.flow import active_stages
+from recipes.schema.recipe import load_recipe
 from tests.conftest import ROOT
 from tests.stages.conftest import Run, sottovoce, write_recipe
 
@@ -25,7 +25,7 @@ def stage(recipe: Path, name: str) -> Path:
 
 
 def test_every_stage_leaves_its_record(finished: Path) -> None:
-    for spec in stages(load(finished)):
+    for spec in active_stages(load_recipe(finished)):
         record = json.loads((stage(finished, spec.name) / "stage.json").read_text())
         assert record["status"] == "done"
         assert record["command"].startswith(spec.command)
@@ -70,7 +70,7 @@ def test_training_lowers_the_loss(finished: Path) -> None:
 def test_a_second_run_does_nothing_and_loads_nothing_that_takes_time(finished: Path, run: Run) -> None:
     done = run(sys.executable, "-X", "importtime", *sottovoce("run", str(finished))[1:])
     assert done.returncode == 0
-    assert done.stdout.count("up to date") == len(stages(load(finished))) + 1
+    assert done.stdout.count("up to date") == len(active_stages(load_recipe(finished))) + 1
     assert "nothing to do" in done.stdout
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert "recipes.engine.flow" in imported
@@ -145,7 +145,7 @@ def test_a_run_killed_in_every_stage_ends_in_the_same_result(
     finished: Path, speech: Path, run: Run, tmp_path: Path
 ) -> None:
     recipe = write_recipe(tmp_path, speech)
-    for spec in stages(load(recipe)):
+    for spec in active_stages(load_recipe(recipe)):
         process = subprocess.Popen(
             sottovoce("run", str(recipe)),
             cwd=ROOT,
@@ -204,7 +204,7 @@ def test_stages_run_by_themselves_with_overrides(finished: Path, run: Run, tmp_p
     assert done.returncode == 0, done.stderr
     record = json.loads((tmp_path / "runs" / "small" / "student" / "stage.json").read_text())
     assert record["metrics"]["decoder_layers_kept"] == [3]
-    assert load(finished, [place]).student.decoder_layers == 2
+    assert load_recipe(finished, [place]).student.decoder_layers == 2
     refused = run(sys.executable, "-m", "distill.export", str(finished), place)
     assert refused.returncode == 2
     assert "student is stale: student changed" in refused.stderr

@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 
 from eval.runtimes.modeling_sottovoce import SottovoceForConditionalGeneration
 from eval.runtimes.torch_runtime import load_model
-from recipes.engine.flow import checkpoint
-from recipes.schema.recipe import load
+from recipes.engine.flow import student_folder
+from recipes.schema.recipe import load_recipe
 from tests.conftest import ROOT, TEACHER, Once
 from tests.stages.conftest import Run, sottovoce, write_labelled
 
@@ -66,12 +66,12 @@ def test_healing_lowers_the_loss_of_a_compressed_student(healed: Path) -> None:
 
 
 def test_what_follows_takes_the_healed_student(healed: Path) -> None:
-    recipe = load(healed, SHORT)
-    assert checkpoint(recipe) == recipe.root / "heal" / "model"
-    assert checkpoint(recipe, before="heal") == recipe.root / "compress" / "model"
-    assert checkpoint(recipe, before="compress") == recipe.root / "student" / "model"
-    plain = load(healed)
-    assert checkpoint(plain, before="compress") == checkpoint(plain) == plain.root / "train" / "model"
+    recipe = load_recipe(healed, SHORT)
+    assert student_folder(recipe) == recipe.root / "heal" / "model"
+    assert student_folder(recipe, before="heal") == recipe.root / "compress" / "model"
+    assert student_folder(recipe, before="compress") == recipe.root / "student" / "model"
+    plain = load_recipe(healed)
+    assert student_folder(plain, before="compress") == student_folder(plain) == plain.root / "train" / "model"
 
 
 def test_new_steps_of_healing_compress_nothing_again(healed: Path, run: Run) -> None:

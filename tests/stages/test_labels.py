@@ -15,7 +15,7 @@ import pytest
 import soundfile
 
 from data_prep.labels.label_store import Label, read_labels
-from data_prep.labels.timeline import srt, timeline
+from data_prep.labels.timeline import build_timeline, srt
 from eval.audio.recordings import read_audio
 from eval.audio.utterances import read_utterances
 from tests.conftest import ROOT, SENTENCES, Once
@@ -204,7 +204,7 @@ def test_a_long_recording_is_split_labelled_and_rebuilt_in_order(speech: Path, r
     for start, end in spoken:
         inside = [piece for piece in times if piece[0] - 0.1 <= start and end <= piece[1] + 0.1]
         assert len(inside) == 1, "no utterance is cut"
-    (lines,) = timeline(read_labels(folder(recipe, "labels"))).values()
+    (lines,) = build_timeline(read_labels(folder(recipe, "labels"))).values()
     assert [round(line.start, 2) for line in lines] == [round(start, 2) for start, _ in times]
     written = run(sys.executable, "-m", "data_prep.export_subtitles", str(recipe), str(tmp_path / "subtitles"))
     assert written.returncode == 0, written.stderr

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from recipes.schema.recipe import load
+from recipes.schema.recipe import load_recipe
 from tests.conftest import TEACHER, Once
 from tests.stages.conftest import Run, sottovoce
 
@@ -40,7 +40,7 @@ def folder(once: Once, run: Run) -> Path:
 def test_the_chosen_student_is_measured_and_its_recipe_accepted(folder: Path, run: Run) -> None:
     recipe = folder / "mine" / "recipe.yaml"
     assert sorted(kept(folder)) == ["1-1-3-all-onnx-int8.json", "1-2-3-all-onnx-int8.json"]
-    chosen = load(recipe)
+    chosen = load_recipe(recipe)
     assert (chosen.student.encoder_layers, chosen.student.decoder_layers) == (1, 2)
     assert chosen.compress is not None
     assert chosen.compress.window is not None

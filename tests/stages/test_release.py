@@ -13,10 +13,10 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 
-from distill.publishing.model_card import body, metadata
-from distill.publishing.release_folder import from_here
+from distill.publishing.model_card import card_body, card_metadata
+from distill.publishing.release_folder import make_paths_relative
 from eval.audio.recordings import read_audio
-from recipes.schema.recipe import load, validate
+from recipes.schema.recipe import load_recipe, validate_recipe
 from tests.conftest import ROOT, Once
 from tests.stages.conftest import Run, sottovoce
 from tests.stages.hub import running_hub
@@ -75,10 +75,10 @@ def test_the_folder_holds_what_the_recipe_chooses_and_nothing_else(released: Rel
     assert found == EXPECTED | {"stage.json"}
     weights = released.root / "train" / "model" / "model.safetensors"
     assert (released.folder / "model.safetensors").read_bytes() == weights.read_bytes()
-    recipe = load(released.recipe, [f"runs={released.runs}", SECTION])
-    values = from_here(yaml.safe_dump(recipe.model_dump(mode="json")), ROOT)
+    recipe = load_recipe(released.recipe, [f"runs={released.runs}", SECTION])
+    values = make_paths_relative(yaml.safe_dump(recipe.model_dump(mode="json")), ROOT)
     found = yaml.safe_load((released.folder / "recipe.yaml").read_text())
-    assert validate(found, "released") == validate(yaml.safe_load(values), "ours")
+    assert validate_recipe(found, "released") == validate_recipe(yaml.safe_load(values), "ours")
     assert found["teacher"]["model"] == "recipes/demo/teacher"
     checked = run("sh", "-c", f"cd {released.folder} && sha256sum -c SHA256SUMS")
     assert checked.returncode == 0, checked.stdout
@@ -139,9 +139,9 @@ def test_every_figure_of_the_card_is_the_reports(released: Released) -> None:
 
 @pytest.mark.parametrize("missing", ["accuracy", "latency", "budget", "labels", "training"])
 def test_what_was_not_measured_is_not_said(released: Released, missing: str) -> None:
-    recipe = load(released.recipe, [f"runs={released.runs}", SECTION])
+    recipe = load_recipe(released.recipe, [f"runs={released.runs}", SECTION])
     report = json.loads((released.folder / "report.json").read_text()) | {missing: None}
-    card, front = body(recipe, report, released.folder), metadata(recipe, report).to_dict()
+    card, front = card_body(recipe, report, released.folder), card_metadata(recipe, report).to_dict()
     assert not re.search(r"None|Undefined", card)
     assert card.count("Not measured.") == (missing in ("accuracy", "latency"))
     assert ("model-index" in front) == (missing != "accuracy")

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from distill.models.random_weights import random_model
-from recipes.core.whisper_shape import Shape
+from recipes.core.whisper_shape import WhisperShape
 from tests.conftest import ROOT
 from tests.stages.conftest import Run, sottovoce
 
@@ -35,7 +35,7 @@ def test_export_and_parity(tmp_path: Path, run: Run, speech: Path, case: str) ->
     processor = json.loads((vocabulary / "processor_config.json").read_text())
     processor["feature_extractor"] |= window
     (vocabulary / "processor_config.json").write_text(json.dumps(processor))
-    random_model(Shape(64, encoder_layers, decoder_layers, 2, 0), vocabulary, teacher)
+    random_model(WhisperShape(64, encoder_layers, decoder_layers, 2, 0), vocabulary, teacher)
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(yaml.safe_dump({
         "name": "shape", "runs": str(tmp_path / "runs"), "eval": None, "benchmark": None,

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from transformers import EncoderDecoderCache, WhisperConfig, WhisperForConditionalGeneration
 
-from distill.exporters.parity import forced
-from distill.models.cutting import cut
+from distill.exporters.parity import forced_decoding
+from distill.models.cutting import cut_layers
 from eval.runtimes.interface import Runtime
 from eval.runtimes.torch_runtime import TorchRuntime, load_model
 from tests.conftest import TEACHER
@@ -21,7 +21,7 @@ PROMPT = [3, 5, 7]
 
 def demo_student(encoder_layers: int = 4) -> WhisperForConditionalGeneration:
     """The demo teacher with two decoder layers."""
-    return cut(load_model(TEACHER), list(range(encoder_layers)), [0, 3])
+    return cut_layers(load_model(TEACHER), list(range(encoder_layers)), [0, 3])
 
 
 def random_whisper(seed: int = 0, **shape: Any) -> WhisperForConditionalGeneration:
@@ -97,8 +97,8 @@ def parity_db(model: WhisperForConditionalGeneration, runtime: Runtime, tokens: 
     """The smaller PSNR, of encoder states and of logits along a random text."""
     text = np.random.default_rng(1).integers(0, model.config.vocab_size, tokens).tolist()
     mel_BFT = random_mel(model)
-    expected_BSD, expected = forced(TorchRuntime(model), mel_BFT, PROMPT, text)
-    found_BSD, found = forced(runtime, mel_BFT, PROMPT, text)
+    expected_BSD, expected = forced_decoding(TorchRuntime(model), mel_BFT, PROMPT, text)
+    found_BSD, found = forced_decoding(runtime, mel_BFT, PROMPT, text)
     return min(psnr(expected_BSD, found_BSD), psnr(np.stack(expected), np.stack(found)))
 
 

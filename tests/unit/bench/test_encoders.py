@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from distill.models.model_size import encoder_macs_m, parameters_m
+from distill.models.model_size import count_parameters_m, encoder_macs_m
 from tests.bench.compress import magnitude
 from tests.bench.encoders import encoder_times
 from tests.bench.ranks import at_rank, linear_layers
@@ -27,7 +27,7 @@ def test_magnitude_takes_the_smaller_half_and_nothing_else() -> None:
     for name, value in sparse.state_dict().items():
         if name in kept and ".encoder." in name and name.removesuffix(".weight") not in before:
             assert torch.equal(value, kept[name])
-    assert parameters_m(sparse)["encoder"] == parameters_m(model)["encoder"]
+    assert count_parameters_m(sparse)["encoder"] == count_parameters_m(model)["encoder"]
     assert all(torch.equal(after[name][~mask], before[name][~mask]) for name, mask in gone.items())
 
 

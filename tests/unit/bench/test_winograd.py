@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from distill.exporters.onnx_export import export_onnx
-from distill.models.cutting import cut
+from distill.models.cutting import cut_layers
 from distill.models.model_size import encoder_macs_m
 from eval.runtimes.onnx_runtime import OnnxRuntime
 from tests.bench.winograd import F23, FORMS, POLYPHASE, Bilinear, Form, formed, multiplications
@@ -74,7 +74,7 @@ def test_onnx_runs_it_in_float_and_int8(
 ) -> None:
     import onnx
 
-    folder, model = tmp_path_factory.mktemp("winograd"), cut(random_whisper(), [], [0])
+    folder, model = tmp_path_factory.mktemp("winograd"), cut_layers(random_whisper(), [], [0])
     (encoder, _) = export_onnx(formed(model, forms), folder, [precision])[precision]  # type: ignore[list-item, index]
     kinds = [node.op_type for node in onnx.load(encoder).graph.node]
     assert "Conv" not in kinds

@@ -4,14 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from distill.compression.context import Material
-from distill.compression.pruning import prune
-from distill.compression.window_shortening import shorten
+from distill.compression.context import CompressionContext
+from distill.compression.pruning import prune_model
+from distill.compression.window_shortening import shorten_window
 from distill.models.saving import copy_processors
 from recipes.core.errors import UserError
-from recipes.core.whisper_shape import Shape
-from recipes.engine.check import compressed
-from recipes.schema.compress_section import Compress
+from recipes.core.whisper_shape import WhisperShape
+from recipes.engine.check import compressed_shape
+from recipes.schema.compress_section import CompressSection
 from tests.conftest import TEACHER
 from tests.unit.models import Noise, demo_student
 
@@ -29,28 +29,28 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 )
 def test_parameters_are_counted_before_anything_runs(tmp_path: Path, section: dict[str, dict[str, int]]) -> None:
     copy_processors(TEACHER, tmp_path)
-    wanted, model = Compress.model_validate(section), demo_student()
-    expected = compressed(Shape.from_config(model.config.to_dict()), wanted)
+    wanted, model = CompressSection.model_validate(section), demo_student()
+    expected = compressed_shape(WhisperShape.from_config(model.config.to_dict()), wanted)
     if wanted.window:
-        model, _ = shorten(model, wanted.window, Material([], [], 1, tmp_path))
+        model, _ = shorten_window(model, wanted.window, CompressionContext([], [], 1, tmp_path))
     if wanted.prune:
-        model, _ = prune(model, wanted.prune, Noise(model))
+        model, _ = prune_model(model, wanted.prune, Noise(model))
     assert expected.parameters == sum(value.numel() for value in model.parameters())
-    assert expected == Shape.from_config(model.config.to_dict())
+    assert expected == WhisperShape.from_config(model.config.to_dict())
 
 
 def test_the_decoders_neurons_are_its_own() -> None:
-    whole = Shape.from_config(demo_student().config.to_dict())
-    made = compressed(whole, Compress.model_validate({"prune": {"decoder_ffn_width": 304}}))
+    whole = WhisperShape.from_config(demo_student().config.to_dict())
+    made = compressed_shape(whole, CompressSection.model_validate({"prune": {"decoder_ffn_width": 304}}))
     assert made.neurons == (768, 304)
     assert made.encoder_parameters == whole.encoder_parameters
 
 
 def test_more_than_there_is_is_refused() -> None:
-    whole = Shape.from_config(demo_student().config.to_dict())
+    whole = WhisperShape.from_config(demo_student().config.to_dict())
     for section, message in (
         ({"prune": {"heads": 4}}, "compress.prune.heads: expected 1 to 3, the student's, found 4"),
         ({"window": {"seconds": 8}}, "compress.window.seconds: expected 1 to 7, the student's, found 8"),
     ):
         with pytest.raises(UserError, match=message):
-            compressed(whole, Compress.model_validate(section))
+            compressed_shape(whole, CompressSection.model_validate(section))

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from recipes.engine.docs import pages
-from recipes.engine.flow import FLOW, Spec
+from recipes.engine.flow import STAGES, Stage
 from tests.conftest import ROOT
 
 PAGES = ROOT / "docs" / "stages"
@@ -16,8 +16,8 @@ def test_the_pages_are_current() -> None:
     assert found == pages(), "run `python -m recipes.engine.docs docs/stages`"
 
 
-@pytest.mark.parametrize("spec", FLOW, ids=lambda spec: spec.name)
-def test_a_page_says_what_the_stage_does_and_how_it_is_run(spec: Spec) -> None:
+@pytest.mark.parametrize("spec", STAGES, ids=lambda spec: spec.name)
+def test_a_page_says_what_the_stage_does_and_how_it_is_run(spec: Stage) -> None:
     text = pages()[f"{spec.name}.md"]
     assert f"\n{spec.command} RECIPE" in text
     opening = text.split("\n\n")[1]

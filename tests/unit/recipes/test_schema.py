@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recipes.core.errors import UserError
-from recipes.schema.recipe import Recipe, json_schema, load
+from recipes.schema.recipe import Recipe, json_schema, load_recipe
 from tests.conftest import ROOT
 
 MINIMAL = """
@@ -27,7 +27,7 @@ def recipe(tmp_path: Path) -> Path:
 
 
 def test_overrides_win_over_the_file_and_the_file_over_defaults(recipe: Path) -> None:
-    loaded = load(recipe, ["train.learning_rate=1e-5", "export.onnx=[int8]", "train.steps=7"])
+    loaded = load_recipe(recipe, ["train.learning_rate=1e-5", "export.onnx=[int8]", "train.steps=7"])
     assert loaded.train is not None
     assert (loaded.train.learning_rate, loaded.train.steps, loaded.train.temperature) == (1e-5, 7, 2.0)
     assert loaded.export.onnx == ["int8"]
@@ -55,19 +55,19 @@ def test_overrides_win_over_the_file_and_the_file_over_defaults(recipe: Path) ->
 )
 def test_a_bad_override_is_one_clear_line(recipe: Path, override: str, said: str) -> None:
     with pytest.raises(UserError) as caught:
-        load(recipe, [override])
+        load_recipe(recipe, [override])
     assert said in str(caught.value)
 
 
 def test_a_student_of_another_vocabulary_does_not_draft(recipe: Path) -> None:
     trimmed = "compress={vocabulary: {tokens: 100}}"
-    assert load(recipe, [trimmed, "eval.draft=0"])
+    assert load_recipe(recipe, [trimmed, "eval.draft=0"])
     with pytest.raises(UserError, match=r"eval\.draft: needs a student with its teacher's tokens"):
-        load(recipe, [trimmed, "eval.draft=9"])
+        load_recipe(recipe, [trimmed, "eval.draft=9"])
 
 
 def test_methods_of_compression_stand_in_their_order_and_a_share_overrides_the_preset(recipe: Path) -> None:
-    compress = load(recipe, ["compress={low_rank: {preset: fast, mlp: 0.5}, prune: {ffn_width: 64}}"]).compress
+    compress = load_recipe(recipe, ["compress={low_rank: {preset: fast, mlp: 0.5}, prune: {ffn_width: 64}}"]).compress
     assert compress is not None
     assert [name for name, _ in compress.methods] == ["prune", "low_rank"]
     assert compress.low_rank is not None
@@ -76,7 +76,7 @@ def test_methods_of_compression_stand_in_their_order_and_a_share_overrides_the_p
 
 def test_an_unknown_key_names_the_known_ones(recipe: Path) -> None:
     with pytest.raises(UserError, match=r"known: .*temperature"):
-        load(recipe, ["train.temprature=3"])
+        load_recipe(recipe, ["train.temprature=3"])
 
 
 @pytest.mark.parametrize("text", ["- a\n- b\n", "name: [unclosed", "", "teacher: ${oc.env:NOT_SET_ANYWHERE}"])
@@ -84,12 +84,12 @@ def test_a_broken_file_is_refused(tmp_path: Path, text: str) -> None:
     file = tmp_path / "recipe.yaml"
     file.write_text(text)
     with pytest.raises(UserError):
-        load(file)
+        load_recipe(file)
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="expected a YAML file, found none"):
-        load(tmp_path / "none.yaml")
+        load_recipe(tmp_path / "none.yaml")
 
 
 @given(
@@ -110,7 +110,7 @@ def test_values_survive_a_round_trip(rate: float, steps: int, weight: float) -> 
 @pytest.mark.parametrize("file", sorted(ROOT.glob("recipes/*/recipe.yaml")), ids=lambda file: file.parent.name)
 def test_every_recipe_here_is_valid(file: Path) -> None:
     named = {"true-shape": "tiny-shape"}  # SHAPE chooses the shape and the run's name
-    assert load(file).name == named.get(file.parent.name, file.parent.name)
+    assert load_recipe(file).name == named.get(file.parent.name, file.parent.name)
 
 
 def test_every_field_is_documented() -> None:

@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 
 from recipes.core.errors import UserError
-from recipes.engine.flow import needs, stages
-from recipes.engine.freshness import fingerprints, path_fingerprint, read_record, state
-from recipes.engine.stage_folder import Work, open_stage
+from recipes.engine.flow import active_stages, inputs_of
+from recipes.engine.freshness import fingerprints, path_fingerprint, read_record, stage_freshness
+from recipes.engine.stage_folder import StageFolder, open_stage
 from recipes.schema.recipe import Recipe
 
 
@@ -35,9 +35,9 @@ def make(recipe: Recipe, name: str, content: str = "x") -> None:
 
 
 def test_a_finished_stage_is_current_and_records_what_it_is(recipe: Recipe) -> None:
-    assert state(recipe, "corpus").reason == "not made yet"
+    assert stage_freshness(recipe, "corpus").reason == "not made yet"
     make(recipe, "corpus")
-    assert state(recipe, "corpus").current
+    assert stage_freshness(recipe, "corpus").current
     record = read_record(recipe.root / "corpus")
     assert record is not None
     assert record["outputs"]["out.txt"]["bytes"] == 1
@@ -49,18 +49,18 @@ def test_a_finished_stage_is_current_and_records_what_it_is(recipe: Recipe) -> N
 def test_a_changed_section_makes_a_stage_stale_and_says_which(recipe: Recipe) -> None:
     make(recipe, "corpus")
     other = changed(recipe, seed=1)
-    assert state(other, "corpus").reason == "stale: seed changed"
-    assert state(changed(recipe, student={"decoder_layers": 1}), "corpus").current
+    assert stage_freshness(other, "corpus").reason == "stale: seed changed"
+    assert stage_freshness(changed(recipe, student={"decoder_layers": 1}), "corpus").current
 
 
 def test_a_changed_source_or_output_makes_a_stage_stale(recipe: Recipe, tmp_path: Path) -> None:
     make(recipe, "corpus")
     (recipe.root / "corpus" / "out.txt").write_text("longer")
-    assert "out.txt is missing or was changed" in state(recipe, "corpus").reason
+    assert "out.txt is missing or was changed" in stage_freshness(recipe, "corpus").reason
     make(recipe, "corpus")
     (tmp_path / "audio" / "metadata.jsonl").write_text("{} ")
     path_fingerprint.cache_clear()
-    assert "audio changed" in state(recipe, "corpus").reason
+    assert "audio changed" in stage_freshness(recipe, "corpus").reason
 
 
 def test_staleness_runs_downstream_only_when_the_output_differs(recipe: Recipe) -> None:
@@ -68,10 +68,10 @@ def test_staleness_runs_downstream_only_when_the_output_differs(recipe: Recipe) 
     make(recipe, "labels")
     (recipe.root / "corpus" / "stage.json").unlink()
     make(recipe, "corpus")
-    assert state(recipe, "labels").current, "the same output again keeps what was made from it"
+    assert stage_freshness(recipe, "labels").current, "the same output again keeps what was made from it"
     (recipe.root / "corpus" / "stage.json").unlink()
     make(recipe, "corpus", "different")
-    assert state(recipe, "labels").reason == "stale: corpus output changed"
+    assert stage_freshness(recipe, "labels").reason == "stale: corpus output changed"
 
 
 def test_a_field_that_the_schema_has_gained_makes_nothing_stale_at_its_default(recipe: Recipe) -> None:
@@ -80,12 +80,12 @@ def test_a_field_that_the_schema_has_gained_makes_nothing_stale_at_its_default(r
     record = json.loads(file.read_text())
     del record["recipe"]["corpus"]["pack"]
     file.write_text(json.dumps(record))
-    assert state(recipe, "corpus").current
+    assert stage_freshness(recipe, "corpus").current
     packed = changed(recipe, corpus=recipe.corpus.model_copy(update={"pack": True}))
-    assert state(packed, "corpus").reason == "stale: corpus changed"
+    assert stage_freshness(packed, "corpus").reason == "stale: corpus changed"
     record["recipe"]["corpus"]["a field of an older version"] = 1
     file.write_text(json.dumps(record))
-    assert not state(recipe, "corpus").current
+    assert not stage_freshness(recipe, "corpus").current
 
 
 def test_a_stage_refuses_missing_and_stale_inputs_with_the_command_that_mends_it(recipe: Recipe) -> None:
@@ -122,13 +122,13 @@ def test_partial_work_of_another_recipe_is_not_taken_over(recipe: Recipe) -> Non
 def test_two_processes_do_not_make_the_same_stage(recipe: Recipe) -> None:
     with open_stage(recipe, "corpus", "command") as work:
         with pytest.raises(UserError, match="another process"):
-            Work(recipe, "corpus", "command", True).open()
+            StageFolder(recipe, "corpus", "command", True).open()
         work.finish()
 
 
 def test_a_null_section_leaves_its_stage_out(recipe: Recipe) -> None:
     shorter = changed(recipe, train=None, eval=None)
-    names = [spec.name for spec in stages(shorter)]
+    names = [spec.name for spec in active_stages(shorter)]
     assert names == ["corpus", "labels", "quality", "student", "export", "benchmark", "report"]
-    assert needs(shorter, "export") == ["corpus", "student"]
+    assert inputs_of(shorter, "export") == ["corpus", "student"]
     assert fingerprints(shorter, "export").keys() == {"corpus output", "student output"}

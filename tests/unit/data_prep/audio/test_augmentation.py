@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from data_prep.audio.augmentation import Augmentation
 from recipes.core.errors import UserError
-from recipes.schema.train_section import Augment
+from recipes.schema.train_section import AugmentOptions
 
 
 def augmentation(**settings: Any) -> Augmentation:
-    return Augmentation.of(Augment(**settings), seed=0)
+    return Augmentation.of(AugmentOptions(**settings), seed=0)
 
 
 @given(seconds=st.floats(0.1, 6.9), name=st.text(max_size=5), epoch=st.integers(0, 3))

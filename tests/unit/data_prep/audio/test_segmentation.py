@@ -6,7 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_prep.audio.segmentation import FRAME, SpeechDetector, pack, recording, split, split_points
+from data_prep.audio.segmentation import (
+    FRAME,
+    SpeechDetector,
+    pack_utterances,
+    recording_id,
+    split_points,
+    split_recording,
+)
 from eval.audio.utterances import Utterance
 
 runs = st.lists(st.tuples(st.booleans(), st.integers(1, 400)), min_size=1, max_size=12)
@@ -71,7 +78,7 @@ def test_packing_loses_no_sample_and_crosses_no_speaker(
     given_rows: list[tuple[float, str | None, str, str | None]], longest: float
 ) -> None:
     items = [utterance(index, *row) for index, row in enumerate(given_rows)]
-    packed = pack(items, longest)
+    packed = pack_utterances(items, longest)
     assert [part for item in packed for part in item.parts] == [item.id for item in items], "each once, in order"
     assert [part for item in packed for part in item.audio] == [item.audio[0] for item in items]
     by_id = {item.id: item for item in items}
@@ -94,10 +101,12 @@ def test_packing_loses_no_sample_and_crosses_no_speaker(
 def test_pieces_of_a_recording_carry_their_place_and_pack_without_a_speaker() -> None:
     probability = probabilities([(True, 300), (False, 100), (True, 300), (False, 100), (True, 300)])
     whole = replace(utterance(0, len(probability) * FRAME, None), audio=["a.flac#bytes=512,99"])
-    pieces = split(whole, probability, 12.0)
+    pieces = split_recording(whole, probability, 12.0)
     assert len(pieces) == 3
-    assert all(piece.text is None and recording(piece.id) == whole.id for piece in pieces)
+    assert all(piece.text is None and recording_id(piece.id) == whole.id for piece in pieces)
     assert pieces[1].audio[0].startswith("a.flac#bytes=512,99&t=12.")
-    (packed,) = pack(pieces, 40.0)
+    (packed,) = pack_utterances(pieces, 40.0)
     assert packed.parts == [piece.id for piece in pieces]
-    assert len(pack([pieces[0], utterance(1, 2.0, None, text=None)], 40.0)) == 2, "another recording, unknown speaker"
+    assert len(pack_utterances([pieces[0], utterance(1, 2.0, None, text=None)], 40.0)) == 2, (
+        "another recording, unknown speaker"
+    )

@@ -6,19 +6,19 @@ import pytest
 from data_prep.labels.label_sets import copy_label_set
 from data_prep.labels.label_store import (
     SCHEMA_VERSION,
-    Distribution,
     Label,
+    TokenDistribution,
     finished_parts,
-    is_merged,
+    label_schema,
     merge_parts,
     read_labels,
-    schema,
+    shards_complete,
     write_part,
 )
 from recipes.core.errors import UserError
 from tests.unit.labels import decoding, label, utterance
 
-KEPT = Distribution(
+KEPT = TokenDistribution(
     np.array([[5, 2], [9, 1]], np.int32), np.array([[3.5, -1.25], [7.0, 0.1]], np.float32),
     np.array([0.5, -np.inf], np.float32),
 )  # fmt: skip
@@ -39,10 +39,10 @@ def test_parts_become_shards_in_order_and_leftovers_go(tmp_path: Path) -> None:
     write_part(tmp_path, 1, LABELS[20:])
     (tmp_path / "parts" / ".part-0000000.parquet.1").write_bytes(b"half")
     assert finished_parts(tmp_path) == {1}
-    assert not is_merged(tmp_path, len(LABELS))
+    assert not shards_complete(tmp_path, len(LABELS))
     write_part(tmp_path, 0, LABELS[:20])
     merge_parts(tmp_path, len(LABELS), shard_rows=10)
-    assert is_merged(tmp_path, len(LABELS))
+    assert shards_complete(tmp_path, len(LABELS))
     assert read_labels(tmp_path) == LABELS
     assert sorted(file.name for file in tmp_path.iterdir()) == [f"labels-{number:05d}.parquet" for number in range(4)]
 
@@ -51,7 +51,7 @@ def test_a_merge_killed_halfway_is_made_whole(tmp_path: Path) -> None:
     write_part(tmp_path, 0, LABELS[:20])
     write_part(tmp_path, 1, LABELS[20:])
     (tmp_path / "labels-00000.parquet").write_bytes((tmp_path / "parts" / "part-0000000.parquet").read_bytes())
-    assert not is_merged(tmp_path, len(LABELS))
+    assert not shards_complete(tmp_path, len(LABELS))
     merge_parts(tmp_path, len(LABELS), shard_rows=30)
     assert read_labels(tmp_path) == LABELS
     (tmp_path / "parts").mkdir()
@@ -86,7 +86,7 @@ def test_shards_are_readable_by_datasets_as_text(tmp_path: Path) -> None:
     # Defect 8 of the reference: token ids where the text should be, found out hours later.
     assert table[1]["plain"]["text"] == "text"
     assert table[1]["plain"]["tokens"] == [1, 2, 3, 9]
-    assert schema().metadata[b"sottovoce.label_schema"] == str(SCHEMA_VERSION).encode()
+    assert label_schema().metadata[b"sottovoce.label_schema"] == str(SCHEMA_VERSION).encode()
 
 
 def test_a_label_set_is_taken_from_elsewhere_by_id(tmp_path: Path) -> None:

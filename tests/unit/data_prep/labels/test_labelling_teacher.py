@@ -8,22 +8,24 @@ import pytest
 import torch
 from transformers import WhisperForConditionalGeneration
 
-from data_prep.labels.batched_labelling import batch_size, clip_bytes, label_batch
-from data_prep.labels.label_store import Decoding, Distribution
-from data_prep.labels.labelling_teacher import Heard, Teacher
-from distill.losses.distillation_loss import Stored, stored_kl
-from distill.models.cutting import cut
+from data_prep.labels.batched_labelling import bytes_per_clip, label_batch, teacher_batch_size
+from data_prep.labels.label_store import Decoding, TokenDistribution
+from data_prep.labels.labelling_teacher import LabellingTeacher, TeacherOutput
+from distill.losses.distillation_loss import StoredDistribution, stored_kl
+from distill.models.cutting import cut_layers
 from eval.audio.recordings import read_audio
 from eval.decoding.transcriber import Transcriber
 from eval.runtimes.torch_runtime import TorchRuntime, load_model
-from recipes.schema.labels_section import Labels
-from recipes.schema.teacher_section import Teacher as Section
+from recipes.schema.labels_section import LabelsSection
+from recipes.schema.teacher_section import TeacherSection as Section
 from tests.conftest import ROOT, TEACHER
 from tests.unit.labels import utterance
 
 
-def teacher(**labels: object) -> Teacher:
-    return Teacher(TEACHER, Section(model=str(TEACHER)), Labels.model_validate(labels), torch.device("cpu"))
+def teacher(**labels: object) -> LabellingTeacher:
+    return LabellingTeacher(
+        TEACHER, Section(model=str(TEACHER)), LabelsSection.model_validate(labels), torch.device("cpu")
+    )
 
 
 @pytest.fixture(scope="module")
@@ -31,16 +33,18 @@ def clips(speech: Path) -> list[np.ndarray]:
     return [read_audio(file) for file in sorted((speech / "train").glob("*.flac"))[:6]]
 
 
-def hear(model: Teacher, clips: Sequence[np.ndarray], names: Sequence[str] | None = None) -> list[Heard]:
+def hear(
+    model: LabellingTeacher, clips: Sequence[np.ndarray], names: Sequence[str] | None = None
+) -> list[TeacherOutput]:
     return model(clips, names or [str(number) for number in range(len(clips))], [None] * len(clips))
 
 
 @pytest.fixture(scope="module")
-def heard(clips: list[np.ndarray]) -> list[Heard]:
+def heard(clips: list[np.ndarray]) -> list[TeacherOutput]:
     return hear(teacher(timestamps=True, top_k=10_000), clips)
 
 
-def test_greedy_text_is_that_of_the_runtimes(clips: list[np.ndarray], heard: list[Heard]) -> None:
+def test_greedy_text_is_that_of_the_runtimes(clips: list[np.ndarray], heard: list[TeacherOutput]) -> None:
     transcriber = Transcriber(TorchRuntime(load_model(TEACHER)), TEACHER, "en")
     for one, other in zip(heard, transcriber.transcribe(clips, scores=True), strict=True):
         assert one.plain.text == other.text
@@ -50,7 +54,7 @@ def test_greedy_text_is_that_of_the_runtimes(clips: list[np.ndarray], heard: lis
         assert 0 <= one.no_speech_prob < 0.1
 
 
-def test_timestamps_are_those_of_transformers(clips: list[np.ndarray], heard: list[Heard]) -> None:
+def test_timestamps_are_those_of_transformers(clips: list[np.ndarray], heard: list[TeacherOutput]) -> None:
     model: WhisperForConditionalGeneration = load_model(TEACHER)
     features = torch.from_numpy(Transcriber(TorchRuntime(model), TEACHER, "en").features(clips))
     wanted = model.generate(features, language="en", task="transcribe", return_timestamps=True)
@@ -64,12 +68,14 @@ def test_timestamps_are_those_of_transformers(clips: list[np.ndarray], heard: li
 
 
 @pytest.mark.parametrize("labels", [{"kv_cache": "static"}, {"attention": "eager"}, {"top_k": 3}])
-def test_no_setting_changes_the_text(clips: list[np.ndarray], heard: list[Heard], labels: dict[str, object]) -> None:
+def test_no_setting_changes_the_text(
+    clips: list[np.ndarray], heard: list[TeacherOutput], labels: dict[str, object]
+) -> None:
     for one, other in zip(hear(teacher(**labels), clips), heard, strict=True):
         assert one.plain.tokens == other.plain.tokens
 
 
-def test_a_label_does_not_depend_on_its_batch(clips: list[np.ndarray], heard: list[Heard]) -> None:
+def test_a_label_does_not_depend_on_its_batch(clips: list[np.ndarray], heard: list[TeacherOutput]) -> None:
     model = teacher()
     for number in (0, 3):
         (alone,) = hear(model, [clips[number]])
@@ -85,9 +91,11 @@ def live_logits(model: WhisperForConditionalGeneration, clip: np.ndarray, decodi
 
 
 @pytest.mark.parametrize("written", ["plain", "timed"])
-def test_the_stored_distribution_is_the_live_one(clips: list[np.ndarray], heard: list[Heard], written: str) -> None:
+def test_the_stored_distribution_is_the_live_one(
+    clips: list[np.ndarray], heard: list[TeacherOutput], written: str
+) -> None:
     model = load_model(TEACHER)
-    student = cut(model, [0, 1, 2, 3], [0, 3])
+    student = cut_layers(model, [0, 1, 2, 3], [0, 3])
     for clip, one in zip(clips, heard, strict=True):
         decoding = getattr(one, written)
         kept = decoding.distribution
@@ -97,11 +105,11 @@ def test_the_stored_distribution_is_the_live_one(clips: list[np.ndarray], heard:
         torch.testing.assert_close(torch.zeros_like(live_NV).scatter(1, ids, logits), live_NV, atol=2e-4, rtol=0)
         log_p, log_q = (torch.log_softmax(value / 2, dim=1) for value in (live_NV, student_NV))
         exact = float((log_p.exp() * (log_p - log_q)).sum())
-        stored = float(stored_kl(student_NV, Stored(ids, logits, torch.from_numpy(kept.rest_N)), 2.0)[0])
+        stored = float(stored_kl(student_NV, StoredDistribution(ids, logits, torch.from_numpy(kept.rest_N)), 2.0)[0])
         assert stored == pytest.approx(exact, abs=1e-5 * len(live_NV))
 
 
-def test_the_tail_is_one_bucket(clips: list[np.ndarray], heard: list[Heard]) -> None:
+def test_the_tail_is_one_bucket(clips: list[np.ndarray], heard: list[TeacherOutput]) -> None:
     short = hear(teacher(top_k=5), clips)
     student_NV = torch.randn(len(heard[0].plain.tokens) - 4, 586, generator=torch.Generator().manual_seed(0))
     whole, kept = heard[0].plain.distribution, short[0].plain.distribution
@@ -111,9 +119,9 @@ def test_the_tail_is_one_bucket(clips: list[np.ndarray], heard: list[Heard]) -> 
     others = torch.from_numpy(whole.logits_NK[:, 5:]) / 2
     torch.testing.assert_close(torch.from_numpy(kept.rest_N), others.logsumexp(1), atol=1e-4, rtol=0)
 
-    def kl(stored: Distribution) -> float:
+    def kl(stored: TokenDistribution) -> float:
         ids, logits, rest = (torch.from_numpy(part) for part in (stored.ids_NK, stored.logits_NK, stored.rest_N))
-        return float(stored_kl(student_NV, Stored(ids.long(), logits, rest), 2.0)[0])
+        return float(stored_kl(student_NV, StoredDistribution(ids.long(), logits, rest), 2.0)[0])
 
     assert kl(kept) <= kl(whole), "a bucket hides a part of the divergence, never adds to it"
 
@@ -129,7 +137,7 @@ def test_a_degenerate_label_is_sampled_anew_the_same_in_every_batch(
     assert alone.plain.tokens == together[2].plain.tokens
 
 
-def test_a_label_that_no_temperature_mends_stays_greedy(clips: list[np.ndarray], heard: list[Heard]) -> None:
+def test_a_label_that_no_temperature_mends_stays_greedy(clips: list[np.ndarray], heard: list[TeacherOutput]) -> None:
     for one, other in zip(hear(teacher(fallback_logprob=1.0), clips[:2]), heard, strict=False):
         assert one.plain.temperature == 0
         assert one.plain.tokens == other.plain.tokens
@@ -151,9 +159,9 @@ def test_unreadable_audio_is_named_in_its_label(clips: list[np.ndarray]) -> None
 
 def test_batches_fit_the_memory_that_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
     model = teacher()
-    for free, clips in ((1e12, 256), (clip_bytes(model) * 12, 8), (1.0, 1)):
+    for free, clips in ((1e12, 256), (bytes_per_clip(model) * 12, 8), (1.0, 1)):
         monkeypatch.setattr("data_prep.labels.batched_labelling._free", lambda _device, free=free: free)
-        assert batch_size(model) == clips
+        assert teacher_batch_size(model) == clips
 
 
 OUT_OF_MEMORY = """

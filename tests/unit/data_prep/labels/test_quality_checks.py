@@ -6,10 +6,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_prep.labels.label_store import Label
-from data_prep.labels.quality_checks import EXAMPLES, Signals, Verdict, count, judge, measure, summarise
-from eval.decoding.repetition import repeats
+from data_prep.labels.quality_checks import (
+    EXAMPLES,
+    LabelSignals,
+    QualityVerdict,
+    count_label_errors,
+    judge_label,
+    measure_label,
+    summarise_quality,
+)
+from eval.decoding.repetition import count_repeats
 from eval.scoring.error_rates import normalizer
-from recipes.schema.quality_section import Quality
+from recipes.schema.quality_section import QualitySection
 from tests.unit.labels import decoding, label
 
 BASIC = normalizer("basic", Path())
@@ -20,13 +28,13 @@ def said(text: str, reference: str | None = None, language: str = "en", **change
 
 
 def rate(text: str, reference: str, language: str) -> float:
-    value = measure(said(text, reference, language), BASIC).error_rate
+    value = measure_label(said(text, reference, language), BASIC).error_rate
     assert value is not None
     return value
 
 
-def verdict(row: Label, **limits: Any) -> Verdict:
-    return judge(row, measure(row, BASIC), Quality(**limits))
+def verdict(row: Label, **limits: Any) -> QualityVerdict:
+    return judge_label(row, measure_label(row, BASIC), QualitySection(**limits))
 
 
 @pytest.mark.parametrize(
@@ -58,8 +66,8 @@ def test_languages_without_spaces_are_counted_in_characters() -> None:
 
 
 def test_without_a_reference_there_is_no_error_rate_and_no_drop() -> None:
-    assert count(None, "a", BASIC, "en") is None
-    assert count("...", "a", BASIC, "en") is None, "nothing but punctuation"
+    assert count_label_errors(None, "a", BASIC, "en") is None
+    assert count_label_errors("...", "a", BASIC, "en") is None, "nothing but punctuation"
     assert verdict(said("a"), max_wer=0.01).kept
 
 
@@ -85,14 +93,14 @@ def test_each_reason(row: Label, limits: dict[str, Any], reason: str | None) -> 
 @given(st.integers(1, 6), st.integers(1, 4))
 def test_repeats_counts_a_group_however_long(times: int, size: int) -> None:
     group = [str(word) for word in range(size)]
-    assert repeats(["before", *group * times, "after"]) == times
-    assert repeats([]) == 0
+    assert count_repeats(["before", *group * times, "after"]) == times
+    assert count_repeats([]) == 0
 
 
 def test_the_summary_shows_the_doubtful_ones_from_both_sides() -> None:
     rows = [said("a b c d", "a b c d" if number < 20 else "a x y z", seconds=1.0 + number) for number in range(40)]
     verdicts = [verdict(row, max_wer=0.5) for row in rows]
-    shown = summarise(rows, verdicts)
+    shown = summarise_quality(rows, verdicts)
     assert shown["kept"] == 20
     assert shown["dropped"] == {"error rate above 0.5": 20}
     assert shown["rates"]["error_rate"] == pytest.approx(60 / 160), "of the whole corpus, not a mean of rates"
@@ -102,4 +110,4 @@ def test_the_summary_shows_the_doubtful_ones_from_both_sides() -> None:
 
 
 def test_signals_without_units_have_no_rate() -> None:
-    assert Signals(None, None, 0.0, 0.0, 0, 0.0, 0.0).error_rate is None
+    assert LabelSignals(None, None, 0.0, 0.0, 0, 0.0, 0.0).error_rate is None

@@ -7,7 +7,7 @@ from tokenizers import Tokenizer
 
 from data_prep.labels.reference_labels import reference_labels
 from recipes.core.errors import UserError
-from recipes.schema.recipe import Recipe, validate
+from recipes.schema.recipe import Recipe, validate_recipe
 from tests.conftest import TEACHER
 from tests.unit.labels import utterance
 
@@ -15,7 +15,7 @@ TOKENIZER = Tokenizer.from_file(str(TEACHER / "tokenizer.json"))
 
 
 def recipe(**labels: object) -> Recipe:
-    return validate(
+    return validate_recipe(
         {
             "name": "x", "teacher": {"model": str(TEACHER)}, "corpus": {"sources": [{"audio": "."}]},
             "student": {"decoder_layers": 2}, "labels": labels,

@@ -11,10 +11,10 @@ import pytest
 import soundfile
 
 from data_prep.sources import embedded_rows as module
-from data_prep.sources.discovery import Found, distinct, find
+from data_prep.sources.discovery import SourceRecording, check_distinct_names, find_recordings
 from eval.audio.recordings import read_audio
 from recipes.core.errors import UserError
-from recipes.schema.corpus_section import Corpus, Source
+from recipes.schema.corpus_section import AudioSource, CorpusSection
 
 RNG = np.random.default_rng(0)
 
@@ -26,8 +26,8 @@ def encoded(seconds: float, suffix: str = "flac", rate: int = 16_000) -> tuple[n
     return samples, buffer.getvalue()
 
 
-def found(source: Source, folder: Path) -> list[Found]:
-    return list(find(source, Corpus(sources=[source]), folder, 0))
+def found(source: AudioSource, folder: Path) -> list[SourceRecording]:
+    return list(find_recordings(source, CorpusSection(sources=[source]), folder, 0))
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def test_audio_inside_rows_is_read_as_it_was(
     given = (
         {"parquet": parquet} if kind == "parquet" else {"hub": {"dataset": str(parquet), "streaming": kind == "hub"}}
     )
-    items = found(Source(**columns(name="d", **given)), tmp_path)
+    items = found(AudioSource(**columns(name="d", **given)), tmp_path)
     assert [item.text for item in items] == [row["sentence"] for row in rows]
     assert [item.speaker for item in items] == [None] + ["x"] * 6
     assert {item.split for item in items} == {"train"}
@@ -78,7 +78,7 @@ def test_a_killed_copy_goes_on_after_the_last_whole_shard(
     parquet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "ROWS", 2)
-    source = Source(**columns(parquet=parquet, name="d"))
+    source = AudioSource(**columns(parquet=parquet, name="d"))
     whole = found(source, tmp_path / "whole")
     killed = tmp_path / "killed" / "audio" / "d"
     found(source, tmp_path / "killed")
@@ -96,7 +96,7 @@ def test_a_killed_copy_goes_on_after_the_last_whole_shard(
 def test_rows_without_audio_are_found_to_be_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     pq.write_table(pa.Table.from_pylist([{"audio": {"bytes": encoded(0.2)[1], "path": ""}}, {"audio": None}]), path)
-    assert [bool(item.audio) for item in found(Source(parquet=path), tmp_path)] == [True, False]
+    assert [bool(item.audio) for item in found(AudioSource(parquet=path), tmp_path)] == [True, False]
 
 
 @pytest.mark.parametrize(
@@ -110,13 +110,13 @@ def test_rows_without_audio_are_found_to_be_refused(tmp_path: Path) -> None:
 )
 def test_what_a_recipe_names_wrongly_is_said(parquet: Path, tmp_path: Path, change: dict[str, Any], said: str) -> None:
     with pytest.raises(UserError, match=said):
-        found(Source(**{"parquet": parquet, **change}), tmp_path)
+        found(AudioSource(**{"parquet": parquet, **change}), tmp_path)
 
 
 def test_two_sources_of_one_name_are_refused(tmp_path: Path) -> None:
-    twice = [Source(audio=tmp_path / "a"), Source(parquet=tmp_path / "b" / "a")]
+    twice = [AudioSource(audio=tmp_path / "a"), AudioSource(parquet=tmp_path / "b" / "a")]
     with pytest.raises(UserError, match="two sources are called a"):
-        distinct(Corpus(sources=twice))
+        check_distinct_names(CorpusSection(sources=twice))
 
 
 @pytest.mark.parametrize("form", ["jsonl", "csv"])
@@ -125,7 +125,7 @@ def test_an_audiofolder_has_its_own_columns_and_split(tmp_path: Path, form: str)
     line = {"file_name": "naïve é.flac", "words": "said", "lang": "fr"}
     text = json.dumps(line) + "\n" if form == "jsonl" else ",".join(line) + "\n" + ",".join(line.values()) + "\n"
     (tmp_path / f"metadata.{form}").write_text(text, encoding="utf-8")
-    source = Source(audiofolder=tmp_path, split="test", columns={"text": "words", "language": "lang"})
+    source = AudioSource(audiofolder=tmp_path, split="test", columns={"text": "words", "language": "lang"})
     (item,) = found(source, tmp_path)
     assert (item.split, item.text, item.speaker, item.language) == ("test", "said", None, "fr")
     assert len(read_audio(item.audio)) == 3200

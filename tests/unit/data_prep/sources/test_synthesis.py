@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from data_prep.sources.synthesis import VOICES, read_sentences, speak, spelled, synthesize
+from data_prep.sources.synthesis import VOICES, read_sentences, speak, spell_single_letters, synthesize
 from recipes.core.errors import UserError
 from tests.conftest import ROOT
 
@@ -79,9 +79,9 @@ def test_clips_are_16_khz_mono_and_of_sane_level(tmp_path: Path) -> None:
 
 
 def test_a_among_letters_is_the_letter() -> None:
-    assert spelled("c a t") == "c [['eI]] t"
-    assert spelled("erase a b nine") == "erase [['eI]] b nine"
-    assert spelled("enter a number") == "enter a number"
+    assert spell_single_letters("c a t") == "c [['eI]] t"
+    assert spell_single_letters("erase a b nine") == "erase [['eI]] b nine"
+    assert spell_single_letters("enter a number") == "enter a number"
     letter, rate = speak("c a t", VOICES[0], rate=150, pitch=50)
     # What espeak-ng makes of an unmarked `a`: a schwa, shorter than the letter's diphthong.
     article, _ = speak("c [[a#]] t", VOICES[0], rate=150, pitch=50)

@@ -15,15 +15,23 @@ from torch import nn
 from transformers import WhisperForConditionalGeneration
 
 from distill.compression import low_rank as module
-from distill.compression.low_rank import Axes, Covariance, dense, factored, low_rank, pays, principal_axes
-from distill.exporters.export_source import Student
+from distill.compression.low_rank import (
+    Covariance,
+    PrincipalAxes,
+    expand_pairs,
+    factor_encoder,
+    factor_layer,
+    principal_axes,
+    saves_weights,
+)
+from distill.exporters.export_source import ExportSource
 from distill.exporters.folder_layout import write_layout
 from distill.exporters.onnx_export import export_onnx
-from distill.exporters.parity import Reference, compare
+from distill.exporters.parity import TorchReference, compare_with_torch
 from distill.exporters.registry import EXPORTERS
 from distill.exporters.static_graphs import StaticEncoder
-from distill.models.cutting import cut
-from distill.models.model_size import encoder_macs_m, parameters_m
+from distill.models.cutting import cut_layers
+from distill.models.model_size import count_parameters_m, encoder_macs_m
 from distill.models.saving import save_model
 from distill.training import optimization
 from distill.training.teacher_outputs import LiveTeacher
@@ -32,20 +40,20 @@ from eval.runtimes.modeling_sottovoce import SottovoceForConditionalGeneration
 from eval.runtimes.registry import open_runtime
 from eval.runtimes.torch_runtime import TorchRuntime, load_model
 from recipes.core.errors import UserError
-from recipes.schema.compress_section import LowRank
-from recipes.schema.train_section import Lora
+from recipes.schema.compress_section import LowRankOptions
+from recipes.schema.train_section import LoraOptions
 from tests.conftest import TEACHER
 from tests.unit.models import Noise, demo_student, parity_db, random_mel
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-ALL = LowRank(attention=1, mlp=1)
+ALL = LowRankOptions(attention=1, mlp=1)
 
 
 def compressed(
-    model: WhisperForConditionalGeneration, section: LowRank, **options: object
+    model: WhisperForConditionalGeneration, section: LowRankOptions, **options: object
 ) -> SottovoceForConditionalGeneration:
-    made, _ = low_rank(model, section, Noise(model), **options)  # type: ignore[arg-type]
+    made, _ = factor_encoder(model, section, Noise(model), **options)  # type: ignore[arg-type]
     assert isinstance(made, SottovoceForConditionalGeneration)
     return made
 
@@ -53,7 +61,7 @@ def compressed(
 @pytest.fixture(scope="module")
 def narrow() -> SottovoceForConditionalGeneration:
     """The demo's student, every layer that pays factored."""
-    return compressed(demo_student(), LowRank(preset="fast"))
+    return compressed(demo_student(), LowRankOptions(preset="fast"))
 
 
 @torch.no_grad()
@@ -86,7 +94,7 @@ def test_axes_are_those_of_the_outputs_whichever_side_is_watched(inputs: int, ou
     np.testing.assert_allclose(axes.kept_K, np.cumsum(variances) / variances.sum(), atol=1e-6)
     np.testing.assert_allclose(axes.mean_O, y_NO.double().mean(0), atol=1e-5)
     for rank in range(1, min(inputs, outputs) + 1):
-        lost = (factored(layer, axes, rank)(x_NI) - y_NO).detach().double().square().sum(1).mean()
+        lost = (factor_layer(layer, axes, rank)(x_NI) - y_NO).detach().double().square().sum(1).mean()
         whole = (y_NO.double() - y_NO.double().mean(0)).square().sum(1).mean()
         assert 1 - float(lost / whole) == pytest.approx(float(axes.kept_K[rank - 1]), abs=1e-5)
 
@@ -97,7 +105,7 @@ def test_the_rank_is_the_smallest_multiple_that_keeps_the_share(
 ) -> None:
     spread = torch.tensor(sorted(variances, reverse=True), dtype=torch.float64)
     kept_K = spread.cumsum(0) / spread.sum()
-    rank = Axes(torch.zeros(1), torch.zeros(1), kept_K).rank(share, multiple)
+    rank = PrincipalAxes(torch.zeros(1), torch.zeros(1), kept_K).rank(share, multiple)
     assert rank == len(kept_K) or (rank % multiple == 0 and kept_K[rank - 1] >= share)
     if rank > multiple:
         smaller = (rank - 1) // multiple * multiple
@@ -113,16 +121,16 @@ def test_all_axes_give_the_same_states() -> None:
 
 def test_layers_are_left_alone_where_a_pair_would_not_be_smaller() -> None:
     model = demo_student()
-    same, report = low_rank(model, ALL, Noise(model))
+    same, report = factor_encoder(model, ALL, Noise(model))
     assert same is model
     assert not any(layer["replaced"] for layer in report.values())
-    made, report = low_rank(model, LowRank(preset="acc"), Noise(model))
+    made, report = factor_encoder(model, LowRankOptions(preset="acc"), Noise(model))
     assert made.config.low_rank == {name: layer["rank"] for name, layer in report.items() if layer["replaced"]}
     for name, layer in report.items():
-        assert layer["replaced"] == pays(layer["rank"], model.get_submodule(name))
+        assert layer["replaced"] == saves_weights(layer["rank"], model.get_submodule(name))
         share = 0.999 if name.endswith(("fc1", "fc2")) else 0.99
         assert layer["kept"] >= share
-    assert parameters_m(made)["encoder"] < parameters_m(model)["encoder"]
+    assert count_parameters_m(made)["encoder"] < count_parameters_m(model)["encoder"]
     assert encoder_macs_m(made) < encoder_macs_m(model)
 
 
@@ -130,7 +138,7 @@ def test_clips_are_looked_at_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None
     """What is held between clips does not grow with them: a covariance a layer, [D, D], fc1's and fc2's too."""
     widths: list[int] = []
     monkeypatch.setattr(module, "Covariance", lambda width: widths.append(width) or Covariance(width))
-    compressed(demo_student(), LowRank(preset="fast"))
+    compressed(demo_student(), LowRankOptions(preset="fast"))
     assert widths == [192] * 24
 
 
@@ -182,7 +190,7 @@ def test_plain_transformers_loads_it_with_the_file_beside_it(
 
 
 def test_a_cut_takes_the_pairs_along(narrow: SottovoceForConditionalGeneration) -> None:
-    shallow = cut(narrow, [1, 3], [1])
+    shallow = cut_layers(narrow, [1, 3], [1])
     ranks = narrow.config.low_rank
     assert shallow.config.low_rank["model.encoder.layers.0.fc1"] == ranks["model.encoder.layers.1.fc1"]
     assert all(".layers.2." not in name for name in shallow.config.low_rank)
@@ -191,7 +199,7 @@ def test_a_cut_takes_the_pairs_along(narrow: SottovoceForConditionalGeneration) 
 
 
 def test_multiplied_out_it_is_a_plain_whisper_that_says_the_same(narrow: SottovoceForConditionalGeneration) -> None:
-    whole = dense(narrow, "test")
+    whole = expand_pairs(narrow, "test")
     assert type(whole) is WhisperForConditionalGeneration
     assert not hasattr(whole.config, "low_rank")
     torch.testing.assert_close(states(whole), states(narrow), atol=1e-4, rtol=1e-4)
@@ -223,10 +231,10 @@ def test_other_runtimes_say_what_torch_says(
     pytest.importorskip(runtime)
     save_model(narrow, tmp_path / "checkpoint", processors=TEACHER, decoder_layers=[0, 1])
     write_layout(tmp_path / "checkpoint", tmp_path)
-    EXPORTERS[runtime](Student(narrow, tmp_path / "checkpoint", []), tmp_path, ["fp32"])
+    EXPORTERS[runtime](ExportSource(narrow, tmp_path / "checkpoint", []), tmp_path, ["fp32"])
     torch_side = Transcriber(TorchRuntime(narrow), tmp_path, "en")
-    reference = Reference.take(torch_side, [([str(next((speech / "train").glob("*.flac")))], None)], 8, str.lower)
-    row = compare(reference, open_runtime(runtime, tmp_path, "fp32", 1), runtime)
+    reference = TorchReference.take(torch_side, [([str(next((speech / "train").glob("*.flac")))], None)], 8, str.lower)
+    row = compare_with_torch(reference, open_runtime(runtime, tmp_path, "fp32", 1), runtime)
     assert min(row["encoder"]["psnr_db"], row["logits"]["psnr_db"]) > 80
     assert row["equal_text"] == 1
 
@@ -248,12 +256,12 @@ def test_a_compressed_encoder_is_never_lent_to_the_teacher(narrow: SottovoceForC
 def test_adapters_go_on_both_layers_of_a_pair_and_off_again(
     narrow: SottovoceForConditionalGeneration, encoder: bool
 ) -> None:
-    student = cut(narrow, [0, 1, 2, 3], [0, 1])
-    optimization.add_adapters(student, Lora(rank=2), encoder=encoder)
+    student = cut_layers(narrow, [0, 1, 2, 3], [0, 1])
+    optimization.add_adapters(student, LoraOptions(rank=2), encoder=encoder)
     adapted = [name for name, weight in student.named_parameters() if weight.requires_grad]
     assert any("encoder.layers.0.fc1.0.lora" in name for name in adapted) == encoder
     assert any("encoder.layers.0.fc1.1.lora" in name for name in adapted) == encoder
     assert any("decoder.layers.0.fc1.lora" in name for name in adapted)
-    merged = optimization.merged(student)
+    merged = optimization.merge_adapters(student)
     assert merged.state_dict().keys() == narrow.state_dict().keys()
     torch.testing.assert_close(states(merged), states(narrow))

@@ -11,19 +11,19 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import WhisperTokenizer, WhisperTokenizerFast
 
-from data_prep.labels.label_store import Decoding, Distribution, Label
-from distill.compression.context import Material
-from distill.compression.vocabulary_trimming import kept_words, trim
-from distill.compression.window_shortening import shorten
-from distill.data.vocabulary_map import Correspondence
-from distill.losses.distillation_loss import Stored, live_kl, stored_kl
+from data_prep.labels.label_store import Decoding, Label, TokenDistribution
+from distill.compression.context import CompressionContext
+from distill.compression.vocabulary_trimming import select_tokens, trim_vocabulary
+from distill.compression.window_shortening import shorten_window
+from distill.data.vocabulary_map import VocabularyMap
+from distill.losses.distillation_loss import StoredDistribution, live_kl, stored_kl
 from distill.models.random_weights import random_model
 from distill.models.saving import copy_processors, save_model
-from eval.runtimes.model_format import Format, load_tokenizer
+from eval.runtimes.model_format import ModelFormat, load_tokenizer
 from eval.runtimes.torch_runtime import load_model
 from recipes.core.errors import UserError
-from recipes.core.whisper_shape import SHAPES
-from recipes.schema.compress_section import Vocabulary, Window
+from recipes.core.whisper_shape import WHISPER_SHAPES
+from recipes.schema.compress_section import VocabularyOptions, WindowOptions
 from tests.conftest import ROOT, TEACHER
 from tests.unit.models import random_mel, random_whisper, token_steps, torch_steps
 
@@ -78,7 +78,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trimmed(whole: Path, folder: Path, tokens: int | None = None) -> Path:
     (processors := folder / "processors").mkdir(parents=True)
     copy_processors(whole, processors)
-    made, report = trim(load_model(whole), Vocabulary(tokens=tokens), Material([], TEXTS, 1, processors))
+    made, report = trim_vocabulary(
+        load_model(whole), VocabularyOptions(tokens=tokens), CompressionContext([], TEXTS, 1, processors)
+    )
     assert report["tokens"] == made.config.vocab_size == len(made.model.decoder.embed_tokens.weight)
     save_model(made, folder / "student", processors=processors)
     return folder / "student"
@@ -129,18 +131,18 @@ def test_more_tokens_are_added_by_rank(whole: Path, tmp_path: Path) -> None:
 
 def test_the_student_computes_what_it_did_of_the_kept_tokens(whole: Path, small: Path) -> None:
     model, made = load_model(whole), load_model(small)
-    words = Correspondence.between(whole, small)
+    words = VocabularyMap.between(whole, small)
     assert words is not None
     steps = token_steps(made, 1, [4, 1, 1])
     _, found = torch_steps(made, random_mel(made), steps)
     theirs = [words.theirs_K[torch.from_numpy(tokens)].numpy() for tokens in steps]
     _, expected = torch_steps(model, random_mel(model), theirs)
     np.testing.assert_allclose(found, expected[..., words.theirs_K.numpy()], atol=1e-5)
-    assert Correspondence.between(whole, whole) is None
+    assert VocabularyMap.between(whole, whole) is None
 
 
 def test_every_file_names_the_new_ids(whole: Path, small: Path) -> None:
-    before, after = (Format.load(folder, "en", "transcribe") for folder in (whole, small))
+    before, after = (ModelFormat.load(folder, "en", "transcribe") for folder in (whole, small))
     names = [load_tokenizer(folder).id_to_token for folder in (whole, small)]
     assert [names[0](token) for token in before.prompt] == [names[1](token) for token in after.prompt]
     assert names[1](after.end) == "<|endoftext|>"
@@ -156,9 +158,9 @@ def test_every_file_names_the_new_ids(whole: Path, small: Path) -> None:
 
 def test_timestamps_end_with_the_window(whole: Path, small: Path, tmp_path: Path) -> None:
     copy_processors(whole, processors := tmp_path)
-    material = Material([], TEXTS, 1, processors)
-    short, _ = shorten(load_model(whole), Window(seconds=4), material)
-    trim(short, Vocabulary(), material)
+    material = CompressionContext([], TEXTS, 1, processors)
+    short, _ = shorten_window(load_model(whole), WindowOptions(seconds=4), material)
+    trim_vocabulary(short, VocabularyOptions(), material)
     stamps = [token for token in load_tokenizer(processors).get_vocab() if token.startswith("<|") and "." in token]
     assert max(float(token.strip("<|>")) for token in stamps) == 4.0
     assert len(stamps) == 201
@@ -171,7 +173,7 @@ def label(text: str, tokens: list[int]) -> Label:
 
 
 def test_labels_are_written_in_the_students_ids(whole: Path, small: Path) -> None:
-    words = Correspondence.between(whole, small)
+    words = VocabularyMap.between(whole, small)
     assert words is not None
     theirs, mine = load_tokenizer(whole), load_tokenizer(small)
     for text in (TEXTS[0], "latency of a recipe"):  # the latter has tokens that were left out
@@ -186,16 +188,16 @@ def test_labels_are_written_in_the_students_ids(whole: Path, small: Path) -> Non
 @pytest.mark.parametrize("kept", [8, None])
 def test_stored_logits_are_of_the_students_tokens(whole: Path, small: Path, kept: int | None) -> None:
     """The whole store gives what the live teacher does, its other tokens left out; a part of it ids that differ."""
-    words = Correspondence.between(whole, small)
+    words = VocabularyMap.between(whole, small)
     assert words is not None
     size, mine = len(words.mine_V), len(words.theirs_K)
     teacher_NV = torch.randn(5, size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     student_NK = torch.randn(5, mine, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     top = teacher_NV.topk(kept or size)
     rest = teacher_NV.exp().scatter(1, top.indices, 0).sum(1).log()
-    told = words.distribution(Distribution(top.indices.numpy(), top.values.numpy(), rest.numpy()))
+    told = words.distribution(TokenDistribution(top.indices.numpy(), top.values.numpy(), rest.numpy()))
     assert all(len(set(row)) == len(row) for row in told.ids_NK.tolist())
-    stored = Stored(
+    stored = StoredDistribution(
         *(torch.from_numpy(np.asarray(part)) for part in (told.ids_NK.astype(np.int64), told.logits_NK, told.rest_N))
     )
     kl, gradient_NK = stored_kl(student_NK, stored, 1.0)
@@ -214,10 +216,12 @@ def test_eight_thousand_tokens_of_the_real_vocabulary_spell_all_speech(tmp_path:
     """Chosen by three sentences and by rank; every transcript of all sets comes back as it was."""
     rows = [json.loads(line) for file in SPEECH.rglob("metadata.jsonl") for line in file.open()]
     texts = {row["text"] for row in rows if row.get("text")}
-    assert len(kept_words(VOCABULARIES / "multilingual", TEXTS, 8000)) == 8000
+    assert len(select_tokens(VOCABULARIES / "multilingual", TEXTS, 8000)) == 8000
     copy_processors(VOCABULARIES / "multilingual", tmp_path)
-    random_model(SHAPES["tiny"], VOCABULARIES / "multilingual", tmp_path / "whole")
-    trim(load_model(tmp_path / "whole"), Vocabulary(tokens=8000), Material([], TEXTS, 1, tmp_path))
+    random_model(WHISPER_SHAPES["tiny"], VOCABULARIES / "multilingual", tmp_path / "whole")
+    trim_vocabulary(
+        load_model(tmp_path / "whole"), VocabularyOptions(tokens=8000), CompressionContext([], TEXTS, 1, tmp_path)
+    )
     tokenizer = load_tokenizer(tmp_path)
     assert len(texts) > 3000
     assert all(tokenizer.decode(tokenizer.encode(text, add_special_tokens=False).ids) == text for text in texts)

@@ -10,38 +10,38 @@ import numpy as np
 import pytest
 import torch
 
-from distill.compression.context import Material
-from distill.compression.window_shortening import shorten
+from distill.compression.context import CompressionContext
+from distill.compression.window_shortening import shorten_window
 from distill.models.model_size import encoder_macs_m
 from distill.models.saving import copy_processors, save_model
 from distill.training.teacher_outputs import LiveTeacher
 from eval.decoding.transcriber import Transcriber
-from eval.runtimes.model_format import Format
+from eval.runtimes.model_format import ModelFormat
 from eval.runtimes.torch_runtime import TorchRuntime, load_model
 from recipes.core.errors import UserError
-from recipes.schema.compress_section import Window
+from recipes.schema.compress_section import WindowOptions
 from tests.conftest import TEACHER
-from tests.unit.distill.training.test_objective import WEIGHTS, Objective, batch  # noqa: F401
+from tests.unit.distill.training.test_objective import WEIGHTS, DistillationObjective, batch  # noqa: F401
 from tests.unit.models import demo_student
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture
-def material(tmp_path: Path) -> Material:
+def material(tmp_path: Path) -> CompressionContext:
     (folder := tmp_path / "processors").mkdir()
     copy_processors(TEACHER, folder)
-    return Material([], [], 1, folder)
+    return CompressionContext([], [], 1, folder)
 
 
-def test_the_student_hears_the_first_seconds(material: Material, tmp_path: Path) -> None:
+def test_the_student_hears_the_first_seconds(material: CompressionContext, tmp_path: Path) -> None:
     model = demo_student()
-    made, report = shorten(model, Window(seconds=4), material)
+    made, report = shorten_window(model, WindowOptions(seconds=4), material)
     assert report == {"of": 350, "positions": 200}
     assert torch.equal(made.model.encoder.embed_positions.weight, model.model.encoder.embed_positions.weight[:200])
     assert encoder_macs_m(made) < 0.6 * encoder_macs_m(model)
     save_model(made, tmp_path / "student", processors=material.processors)
-    assert Format.load(tmp_path / "student", "en", "transcribe").window_samples == 4 * 16_000
+    assert ModelFormat.load(tmp_path / "student", "en", "transcribe").window_samples == 4 * 16_000
     features = json.loads((tmp_path / "student" / "preprocessor_config.json").read_text())
     assert (features["chunk_length"], features["nb_max_frames"]) == (4, 400)
     inner = json.loads((tmp_path / "student" / "processor_config.json").read_text())["feature_extractor"]
@@ -50,20 +50,20 @@ def test_the_student_hears_the_first_seconds(material: Material, tmp_path: Path)
     assert isinstance(transcriber.transcribe([np.zeros(16_000, np.float32)])[0].text, str)
 
 
-def test_the_whole_window_changes_nothing_and_a_longer_one_is_refused(material: Material) -> None:
+def test_the_whole_window_changes_nothing_and_a_longer_one_is_refused(material: CompressionContext) -> None:
     model = demo_student()
-    made, _ = shorten(model, Window(seconds=7), material)
+    made, _ = shorten_window(model, WindowOptions(seconds=7), material)
     assert all(torch.equal(made.state_dict()[name], value) for name, value in model.state_dict().items())
     with pytest.raises(UserError, match=r"compress.window.seconds: expected 1 to 7, .* found 8"):
-        shorten(model, Window(seconds=8), material)
+        shorten_window(model, WindowOptions(seconds=8), material)
 
 
-def test_a_live_teacher_hears_its_own_window(material: Material, batch: Any) -> None:  # noqa: F811
+def test_a_live_teacher_hears_its_own_window(material: CompressionContext, batch: Any) -> None:  # noqa: F811
     """Audio cut to the student's window, padded with silence to the teacher's: what each hears when it runs alone."""
-    made, _ = shorten(demo_student(), Window(seconds=4), material)
+    made, _ = shorten_window(demo_student(), WindowOptions(seconds=4), material)
     teacher = LiveTeacher(TEACHER, made, torch.device("cpu"), frozen=True, quantize=None)
     assert not teacher.shares_encoder
-    objective = Objective(made, replace(WEIGHTS, hidden=1.0), freeze_encoder=True, teacher=teacher)
+    objective = DistillationObjective(made, replace(WEIGHTS, hidden=1.0), freeze_encoder=True, teacher=teacher)
     short = replace(batch, samples_BN=batch.samples_BN[:, : 4 * 16_000])
     padded = torch.nn.functional.pad(short.samples_BN, (0, 3 * 16_000))
     mel_BFT = objective.mel(short)
@@ -75,9 +75,9 @@ def test_a_live_teacher_hears_its_own_window(material: Material, batch: Any) -> 
     assert torch.isfinite(objective(short)).all()
 
 
-def test_a_window_cut_in_the_folder_alone_is_noticed(material: Material, tmp_path: Path) -> None:
-    made, _ = shorten(demo_student(), Window(seconds=4), material)
+def test_a_window_cut_in_the_folder_alone_is_noticed(material: CompressionContext, tmp_path: Path) -> None:
+    made, _ = shorten_window(demo_student(), WindowOptions(seconds=4), material)
     save_model(made, tmp_path / "student", processors=material.processors)
     shutil.copyfile(TEACHER / "preprocessor_config.json", tmp_path / "student" / "preprocessor_config.json")
     with pytest.raises(UserError, match="expected n_samples 64000 for the 200 encoder positions"):
-        Format.load(tmp_path / "student", "en", "transcribe")
+        ModelFormat.load(tmp_path / "student", "en", "transcribe")

@@ -4,7 +4,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distill.data.examples import IGNORE, Drawing, predecessors
+from distill.data.examples import IGNORED_LABEL, ExampleSampler, previous_labels
 from tests.unit.labels import decoding, label, utterance
 
 TIMED = decoding([1, 70, 3, 80, 9], 1)
@@ -13,7 +13,7 @@ LABELS = [label(str(number), timed=TIMED) for number in range(200)]
 
 def test_every_epoch_draws_anew_and_in_the_asked_share() -> None:
     """Defect 7 of the reference: a map cache froze the draws, and every epoch saw the same ones."""
-    drawing = Drawing(timestamps=0.3, previous_text=0.5, start_of_previous=50)
+    drawing = ExampleSampler(timestamps=0.3, previous_text=0.5, start_of_previous=50)
     epochs = [[drawing(row, LABELS[0], epoch) for row in LABELS] for epoch in range(10)]
     timed = [[example.written is TIMED for example in epoch] for epoch in epochs]
     prompted = [[bool(example.previous) for example in epoch] for epoch in epochs]
@@ -26,18 +26,18 @@ def test_every_epoch_draws_anew_and_in_the_asked_share() -> None:
 
 
 def test_previous_text_starts_once_and_keeps_its_end() -> None:
-    drawing = Drawing(previous_text=1.0, start_of_previous=50, max_length=20)
+    drawing = ExampleSampler(previous_text=1.0, start_of_previous=50, max_length=20)
     before = label("b", [1, 2, *range(100, 130), 9])
     example = drawing(label("a"), before, 0)
     assert example.previous == [50, *range(121, 130)], "half of the decoder at most"
     assert Counter(example.inputs)[50] == 1
     assert example.inputs == [50, *range(121, 130), 1, 2, 3]
-    assert example.targets == [IGNORE] * 11 + [3, 9]
+    assert example.targets == [IGNORED_LABEL] * 11 + [3, 9]
 
 
 @given(st.integers(4, 30), st.integers(1, 40), st.integers(1, 40))
 def test_an_example_fits_the_decoder(max_length: int, said: int, before: int) -> None:
-    drawing = Drawing(previous_text=1.0, start_of_previous=50, max_length=max_length)
+    drawing = ExampleSampler(previous_text=1.0, start_of_previous=50, max_length=max_length)
     tokens = [1, 2, *range(3, 3 + said), 9][:max_length]
     example = drawing(label("a", tokens), label("b", [1, 2, *range(100, 100 + before), 9]), 0)
     assert len(example.inputs) == len(example.targets) <= max_length
@@ -54,5 +54,5 @@ def test_previous_text_never_crosses_speakers_recordings_or_gaps() -> None:
     ]  # fmt: skip
     labels = [label(item.id) for item in corpus if item.id not in ("dropped", "cut")]
     labels.append(label("cut", plain=decoding([1, 2, 3], ended=False)))
-    found = predecessors(labels, corpus)
+    found = previous_labels(labels, corpus)
     assert {name: before.id for name, before in found.items()} == {"a2": "a1", "r#t=5,9": "r#t=0,5", "cut": "a4"}

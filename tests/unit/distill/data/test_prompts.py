@@ -10,10 +10,10 @@ from transformers import WhisperForConditionalGeneration
 from transformers.models.whisper.modeling_whisper import shift_tokens_right
 
 from data_prep.audio.torch_log_mel import LogMel
-from distill.data.examples import IGNORE, Example
-from distill.data.training_batches import Batch, Collate
-from distill.losses.distillation_loss import Weights, distillation_loss
-from distill.training.objective import Objective
+from distill.data.examples import IGNORED_LABEL, Example
+from distill.data.training_batches import Batch, Collator
+from distill.losses.distillation_loss import LossWeights, distillation_loss
+from distill.training.objective import DistillationObjective
 from eval.runtimes.torch_runtime import load_model
 from tests.conftest import TEACHER
 from tests.unit.labels import decoding, label
@@ -32,16 +32,16 @@ def batch(tmp_path: Path) -> Batch:
     soundfile.write(tmp_path / "a.wav", 0.1 * np.sin(np.arange(16_000) / 7), 16_000)
     spoken = label("a", plain=decoding([257, 258, 260, 264, 60, 61, 62, 256], 4), audio=str(tmp_path / "a.wav"))
     other = label("b", plain=decoding([257, 258, 260, 264, 70, 256], 4), audio=str(tmp_path / "a.wav"))
-    return Collate(7 * 16_000, 256)([Example(spoken, spoken.plain, PREVIOUS), Example(other, other.plain, [])])
+    return Collator(7 * 16_000, 256)([Example(spoken, spoken.plain, PREVIOUS), Example(other, other.plain, [])])
 
 
 def divergence(student_NV: torch.Tensor, teacher_NV: torch.Tensor, batch: Batch) -> float:
-    labels_N = batch.labels_BL[batch.labels_BL != IGNORE]
-    return float(distillation_loss(student_NV, labels_N, teacher_NV, Weights(0.0, 1.0, 2.0))[0][2] / len(labels_N))
+    labels_N = batch.labels_BL[batch.labels_BL != IGNORED_LABEL]
+    return float(distillation_loss(student_NV, labels_N, teacher_NV, LossWeights(0.0, 1.0, 2.0))[0][2] / len(labels_N))
 
 
 def valid_logits(model: WhisperForConditionalGeneration, encoder_BSD: torch.Tensor, batch: Batch) -> torch.Tensor:
-    objective = Objective(model, Weights(0.0, 1.0, 2.0), freeze_encoder=True)
+    objective = DistillationObjective(model, LossWeights(0.0, 1.0, 2.0), freeze_encoder=True)
     return model.proj_out(objective.decode(encoder_BSD, batch.inputs_BL)[batch.predicted])
 
 
@@ -65,6 +65,6 @@ def test_the_prompt_changes_what_is_predicted(teacher: WhisperForConditionalGene
     inputs_BL[0, 1] += 5
     changed = Batch(batch.ids, batch.samples_BN, inputs_BL, batch.labels_BL)
     logits_NV, changed_NV = (valid_logits(teacher, states_BSD, each) for each in (batch, changed))
-    predicted = int((batch.labels_BL[0] != IGNORE).sum())
+    predicted = int((batch.labels_BL[0] != IGNORED_LABEL).sum())
     assert (logits_NV[:predicted] - changed_NV[:predicted]).abs().max() > 1e-3
     torch.testing.assert_close(logits_NV[predicted:], changed_NV[predicted:])

@@ -7,15 +7,15 @@ from typing import Any
 import pytest
 
 from distill.compress import METHODS
-from distill.exporters.export_source import Student
+from distill.exporters.export_source import ExportSource
 from distill.exporters.folder_layout import write_layout
 from distill.exporters.registry import EXPORTERS
-from distill.models.cutting import cut
-from distill.models.model_size import parameters_m
+from distill.models.cutting import cut_layers
+from distill.models.model_size import count_parameters_m
 from distill.models.saving import copy_processors, save_model
 from eval.runtimes.registry import open_runtime
 from eval.runtimes.torch_runtime import load_model
-from recipes.schema.compress_section import Compress
+from recipes.schema.compress_section import CompressSection
 from recipes.schema.export_section import Precision
 from tests.conftest import TEACHER
 from tests.unit.models import Noise, parity_db
@@ -48,19 +48,19 @@ LEAST_DB: dict[Precision, float] = {"fp32": 80, "int8": 12}
 @pytest.mark.parametrize("runtime", RUNTIMES)
 @pytest.mark.parametrize("name", CASES)
 def test_a_compressed_student_is_exported_whole(name: str, runtime: str, tmp_path: Path) -> None:
-    whole = cut(load_model(TEACHER), [0, 3], [3])
+    whole = cut_layers(load_model(TEACHER), [0, 3], [3])
     material: Any = Noise(whole)
     material.processors = tmp_path / "processors"
     material.processors.mkdir()
     copy_processors(TEACHER, material.processors)
     student = whole
-    for method, options in Compress(**CASES[name]).methods:
+    for method, options in CompressSection(**CASES[name]).methods:
         student, _ = METHODS[method](student, options, material)
-    before, after = (sum(parameters_m(model).values()) for model in (whole, student))
+    before, after = (sum(count_parameters_m(model).values()) for model in (whole, student))
     # This teacher writes in single bytes: only a shorter window leaves it timestamps to drop.
     assert after < before or name == "vocabulary"
     save_model(student, tmp_path / "student", processors=material.processors)
     write_layout(tmp_path / "student", folder := tmp_path / "model")
-    EXPORTERS[runtime](Student(student, tmp_path / "student", []), folder, list(LEAST_DB))
+    EXPORTERS[runtime](ExportSource(student, tmp_path / "student", []), folder, list(LEAST_DB))
     for precision, least in LEAST_DB.items():
         assert parity_db(student, open_runtime(runtime, folder, precision, 1), 8) > least, precision

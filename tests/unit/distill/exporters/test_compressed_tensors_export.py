@@ -16,19 +16,19 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoModelForSpeechSeq2Seq, AutoProcessor, WhisperForConditionalGeneration
 
-from distill.compression.low_rank import with_pairs
+from distill.compression.low_rank import replace_with_pairs
 from distill.exporters.compressed_tensors_export import GROUPS, export_compressed_tensors, forward, group_size
-from distill.exporters.export_source import Student
+from distill.exporters.export_source import ExportSource
 from distill.exporters.folder_layout import write_layout
-from distill.exporters.registry import export
+from distill.exporters.registry import write_artefacts
 from distill.models.saving import save_model
 from eval.audio.recordings import read_audio
 from eval.decoding.transcriber import Transcriber
-from eval.runtimes.modeling_sottovoce import pair
-from eval.runtimes.registry import available, open_runtime, weight_files
+from eval.runtimes.modeling_sottovoce import low_rank_pair
+from eval.runtimes.registry import available_artefacts, open_runtime, weight_files
 from eval.runtimes.torch_runtime import TorchRuntime, load_model
 from recipes.core.errors import UserError
-from recipes.schema.export_section import Export
+from recipes.schema.export_section import ExportSection
 from tests.conftest import TEACHER
 from tests.unit.models import demo_student, psnr, random_mel, random_whisper
 
@@ -38,35 +38,35 @@ BITS = {"w8a8": 8, "w4a16": 4}
 PRECISIONS = list(BITS)
 
 
-def write(model: WhisperForConditionalGeneration, folder: Path, speech: Path) -> Student:
+def write(model: WhisperForConditionalGeneration, folder: Path, speech: Path) -> ExportSource:
     """A checkpoint, and in `export` beside it the folders."""
     pytest.importorskip("llmcompressor", reason="in an environment of its own; make interop")
     audio = [[str(file)] for file in sorted((speech / "train").glob("*.flac"))]
     save_model(model, folder, processors=TEACHER, decoder_layers=list(range(model.config.decoder_layers)))
     write_layout(folder, folder / "export")
-    student = Student(model, folder, audio)
+    student = ExportSource(model, folder, audio)
     export_compressed_tensors(student, folder / "export", PRECISIONS)
     return student
 
 
 @pytest.fixture(scope="module")
-def student(tmp_path_factory: pytest.TempPathFactory, speech: Path) -> Student:
+def student(tmp_path_factory: pytest.TempPathFactory, speech: Path) -> ExportSource:
     return write(demo_student(), tmp_path_factory.mktemp("demo"), speech)
 
 
-def layers(student: Student) -> dict[str, nn.Linear]:
+def layers(student: ExportSource) -> dict[str, nn.Linear]:
     found = {name: layer for name, layer in student.model.named_modules() if isinstance(layer, nn.Linear)}
     del found["proj_out"]
     return found
 
 
-def stored(student: Student, precision: str) -> dict[str, torch.Tensor]:
+def stored(student: ExportSource, precision: str) -> dict[str, torch.Tensor]:
     (file,) = weight_files("compressed_tensors", student.source / "export", precision)
     return load_file(file)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_the_folder_generates_in_plain_transformers(student: Student, precision: str, speech: Path) -> None:
+def test_the_folder_generates_in_plain_transformers(student: ExportSource, precision: str, speech: Path) -> None:
     folder = student.source / "export" / f"compressed-{precision}"
     plain = AutoModelForSpeechSeq2Seq.from_pretrained(folder, dtype=torch.float32)
     assert type(plain) is WhisperForConditionalGeneration
@@ -80,7 +80,7 @@ def test_the_folder_generates_in_plain_transformers(student: Student, precision:
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_the_folder_is_whole_and_in_the_layout_of_vllm(student: Student, precision: str) -> None:
+def test_the_folder_is_whole_and_in_the_layout_of_vllm(student: ExportSource, precision: str) -> None:
     folder = student.source / "export" / f"compressed-{precision}"
     config = json.loads((folder / "config.json").read_text())
     assert config["architectures"] == ["WhisperForConditionalGeneration"]
@@ -90,11 +90,11 @@ def test_the_folder_is_whole_and_in_the_layout_of_vllm(student: Student, precisi
     assert {file.suffix for file in folder.iterdir()} == {".json", ".txt", ".safetensors"}
     for file in (*folder.parent.glob("*.json"), *folder.parent.glob("*.txt")):
         assert file.name == "config.json" or (folder / file.name).read_bytes() == file.read_bytes()
-    assert ("compressed_tensors", precision) in set(available(folder.parent))
+    assert ("compressed_tensors", precision) in set(available_artefacts(folder.parent))
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_weights_are_on_their_grid_near_the_original(student: Student, precision: str) -> None:
+def test_weights_are_on_their_grid_near_the_original(student: ExportSource, precision: str) -> None:
     tensors = stored(student, precision)
     loaded = dict(load_model(student.source / "export" / f"compressed-{precision}").named_modules())
     limit = 2 ** (BITS[precision] - 1)
@@ -113,7 +113,7 @@ def test_weights_are_on_their_grid_near_the_original(student: Student, precision
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_all_but_the_linear_layers_is_as_it_was(student: Student, precision: str) -> None:
+def test_all_but_the_linear_layers_is_as_it_was(student: ExportSource, precision: str) -> None:
     tensors, changed = stored(student, precision), {f"{name}.weight" for name in layers(student)}
     for name, value in student.model.state_dict().items():
         if name not in changed and name != "proj_out.weight":
@@ -123,7 +123,7 @@ def test_all_but_the_linear_layers_is_as_it_was(student: Student, precision: str
     assert loaded.proj_out.weight is loaded.model.decoder.embed_tokens.weight
 
 
-def test_four_bits_are_small_and_the_student_stays_what_it_was(student: Student) -> None:
+def test_four_bits_are_small_and_the_student_stays_what_it_was(student: ExportSource) -> None:
     (whole,) = weight_files("torch", student.source, "fp32")
     sizes = [whole.stat().st_size, *(weight_files("compressed_tensors", student.source / "export", precision)[0]
                                      .stat().st_size for precision in PRECISIONS)]  # fmt: skip
@@ -133,7 +133,7 @@ def test_four_bits_are_small_and_the_student_stays_what_it_was(student: Student)
     assert all(torch.equal(tensor, again[name]) for name, tensor in student.model.state_dict().items())
 
 
-def test_eight_bits_round_activations_too(student: Student) -> None:
+def test_eight_bits_round_activations_too(student: ExportSource) -> None:
     layer = load_model(student.source / "export" / "compressed-w8a8").model.encoder.layers[0].fc1
     x_BLI = torch.randn(2, 5, layer.in_features)
     scale_BL1 = x_BLI.abs().amax(dim=-1, keepdim=True) / 127.5
@@ -143,7 +143,7 @@ def test_eight_bits_round_activations_too(student: Student) -> None:
 
 def test_pairs_are_multiplied_out(tmp_path: Path, speech: Path) -> None:
     model, name = demo_student(), "model.encoder.layers.1.fc1"
-    narrow = with_pairs(model, {name: pair(192, 768, 64)})
+    narrow = replace_with_pairs(model, {name: low_rank_pair(192, 768, 64)})
     folder = write(narrow, tmp_path, speech).source / "export"
     config = json.loads((folder / "compressed-w8a8" / "config.json").read_text())
     assert not {"low_rank", "auto_map"} & config.keys()
@@ -172,16 +172,16 @@ def test_a_group_divides_every_width_and_is_the_largest(widths: list[int]) -> No
 
 
 def test_what_it_cannot_take_is_refused_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    student = Student(random_whisper(), TEACHER, [])
+    student = ExportSource(random_whisper(), TEACHER, [])
     with pytest.raises(ValueError, match="expected some of w8a8, w4a16, found int8"):
         export_compressed_tensors(student, tmp_path, ["int8"])
     with pytest.raises(ValidationError, match="onnx"):
-        Export(onnx=["w4a16"])
-    section = Export(onnx=[], compressed_tensors=["w4a16"])
+        ExportSection(onnx=["w4a16"])
+    section = ExportSection(onnx=[], compressed_tensors=["w4a16"])
     assert section.artefacts == [("compressed_tensors-w4a16", "compressed_tensors", "w4a16")]
     monkeypatch.setitem(sys.modules, "llmcompressor", None)
     with pytest.raises(UserError, match=r"package llmcompressor, found none; pip install 'sottovoce\[int4\]'"):
-        export(student, tmp_path, section)
+        write_artefacts(student, tmp_path, section)
     monkeypatch.setitem(sys.modules, "compressed_tensors", None)
     with pytest.raises(UserError, match="needs the package compressed_tensors, found none"):
         open_runtime("compressed_tensors", tmp_path, "w4a16", 1)
@@ -192,12 +192,12 @@ def test_what_it_cannot_take_is_refused_in_one_line(tmp_path: Path, monkeypatch:
 def test_calibration_wants_training_audio(tmp_path: Path) -> None:
     pytest.importorskip("llmcompressor", reason="in an environment of its own; make interop")
     with pytest.raises(UserError, match=r"export\.compressed_tensors: expects training audio"):
-        export_compressed_tensors(Student(random_whisper(), TEACHER, []), tmp_path, PRECISIONS)
+        export_compressed_tensors(ExportSource(random_whisper(), TEACHER, []), tmp_path, PRECISIONS)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
 @pytest.mark.parametrize("damage", ["missing", "truncated", "empty"])
-def test_a_damaged_file_is_one_line(student: Student, tmp_path: Path, name: str, damage: str) -> None:
+def test_a_damaged_file_is_one_line(student: ExportSource, tmp_path: Path, name: str, damage: str) -> None:
     shutil.copytree(student.source / "export", tmp_path / "export")
     path = tmp_path / "export" / "compressed-w4a16" / name
     content = path.read_bytes()

@@ -12,9 +12,9 @@ import torch
 from tokenizers import Tokenizer
 from transformers import WhisperForConditionalGeneration
 
-from distill.exporters.ctranslate2_export import FILES, alignment_heads, export_ctranslate2, token_names
-from distill.exporters.export_source import Student
-from distill.exporters.parity import Reference, compare
+from distill.exporters.ctranslate2_export import FILES, default_alignment_heads, export_ctranslate2, token_names
+from distill.exporters.export_source import ExportSource
+from distill.exporters.parity import TorchReference, compare_with_torch
 from distill.models.saving import save_model
 from eval.audio.recordings import read_audio
 from eval.decoding.transcriber import Transcriber
@@ -39,7 +39,7 @@ def random_128() -> WhisperForConditionalGeneration:
 
 
 @pytest.fixture(scope="module", params=["teacher", "random-128"])
-def student(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Student:
+def student(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ExportSource:
     """A checkpoint with both exports beside it; the model is the one that was exported."""
     folder = tmp_path_factory.mktemp(request.param)
     if request.param == "teacher":
@@ -48,7 +48,7 @@ def student(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         save_model(random_128(), folder, processors=TEACHER, decoder_layers=[0, 1])
         edit(folder / "preprocessor_config.json", feature_size=128, chunk_length=2, n_samples=32_000)
         edit(folder / "generation_config.json", max_length=40, suppress_tokens=[5, 7])
-    made = Student(load_model(folder), folder, [])
+    made = ExportSource(load_model(folder), folder, [])
     export_ctranslate2(made, folder, PRECISIONS)
     return made
 
@@ -62,7 +62,7 @@ def clips(speech: Path) -> list[np.ndarray]:
     return [read_audio(file) for file in sorted((speech / "train").glob("*.flac"))]
 
 
-def pair(student: Student, precision: str = "fp32") -> tuple[Transcriber, Transcriber]:
+def pair(student: ExportSource, precision: str = "fp32") -> tuple[Transcriber, Transcriber]:
     """Torch and CTranslate2."""
     expected = Transcriber(TorchRuntime(student.model), student.source, "en")
     return expected, Transcriber.with_runtime(
@@ -70,7 +70,7 @@ def pair(student: Student, precision: str = "fp32") -> tuple[Transcriber, Transc
     )
 
 
-def test_fp32_decodes_as_torch_in_batches(student: Student, clips: list[np.ndarray]) -> None:
+def test_fp32_decodes_as_torch_in_batches(student: ExportSource, clips: list[np.ndarray]) -> None:
     torch_side, other = pair(student)
     for start in range(0, 8, 2):
         mel_BFT = torch_side.features(clips[start : start + 2])
@@ -84,16 +84,16 @@ def test_fp32_decodes_as_torch_in_batches(student: Student, clips: list[np.ndarr
 
 # Smallest 20 log10(largest expected value / root mean square error), dB.
 @pytest.mark.parametrize(("precision", "psnr_db"), [("fp32", 100), ("int8", 30)])
-def test_parity_with_torch(student: Student, speech: Path, precision: str, psnr_db: float) -> None:
+def test_parity_with_torch(student: ExportSource, speech: Path, precision: str, psnr_db: float) -> None:
     torch_side, other = pair(student, precision)
     recordings = [([str(file)], None) for file in sorted((speech / "train").glob("*.flac"))[:4]]
-    row = compare(Reference.take(torch_side, recordings, 12, str.lower), other.runtime, precision)
+    row = compare_with_torch(TorchReference.take(torch_side, recordings, 12, str.lower), other.runtime, precision)
     assert row["encoder"]["psnr_db"] > psnr_db
     assert row["logits"]["psnr_db"] > psnr_db
     assert precision != "fp32" or row["equal_text"] == 1
 
 
-def test_limits_and_missing_scores(student: Student, clips: list[np.ndarray]) -> None:
+def test_limits_and_missing_scores(student: ExportSource, clips: list[np.ndarray]) -> None:
     _, transcriber = pair(student)
     for limit in (1, 2, 3, 7):
         for transcript in transcriber.transcribe(clips[:2], max_tokens=limit):
@@ -104,7 +104,7 @@ def test_limits_and_missing_scores(student: Student, clips: list[np.ndarray]) ->
         assert transcriber.format.end not in transcript.tokens
 
 
-def test_a_state_can_be_continued_twice(student: Student, clips: list[np.ndarray]) -> None:
+def test_a_state_can_be_continued_twice(student: ExportSource, clips: list[np.ndarray]) -> None:
     _, transcriber = pair(student)
     runtime, prompt_BL = transcriber.runtime, np.array([transcriber.format.prompt] * 2)
     _, state = runtime.step(prompt_BL, runtime.encode(transcriber.features(clips[:2])))
@@ -115,7 +115,7 @@ def test_a_state_can_be_continued_twice(student: Student, clips: list[np.ndarray
     np.testing.assert_array_equal(before_BV, after_BV)
 
 
-def test_a_clip_is_timed_by_its_parts(student: Student, clips: list[np.ndarray]) -> None:
+def test_a_clip_is_timed_by_its_parts(student: ExportSource, clips: list[np.ndarray]) -> None:
     _, transcriber = pair(student)
     assert isinstance(transcriber.runtime, Generator)
     assert not isinstance(TorchRuntime(student.model), Generator)
@@ -129,7 +129,7 @@ def test_a_clip_is_timed_by_its_parts(student: Student, clips: list[np.ndarray])
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_folder_has_what_faster_whisper_reads(student: Student, precision: str) -> None:
+def test_folder_has_what_faster_whisper_reads(student: ExportSource, precision: str) -> None:
     folder = student.source / f"ctranslate2-{precision}"
     assert {file.name for file in folder.iterdir()} == {"model.bin", "config.json", "vocabulary.json", *FILES}
     config, vocabulary = (json.loads((folder / name).read_text()) for name in ("config.json", "vocabulary.json"))
@@ -142,7 +142,7 @@ def test_folder_has_what_faster_whisper_reads(student: Student, precision: str) 
     assert weight_files("ctranslate2", student.source, precision) == [folder / "model.bin"]
 
 
-def test_int8_is_small_and_leaves_the_model_as_it_was(student: Student) -> None:
+def test_int8_is_small_and_leaves_the_model_as_it_was(student: ExportSource) -> None:
     sizes = [(student.source / f"ctranslate2-{name}" / "model.bin").stat().st_size for name in PRECISIONS]
     assert sizes[1] < 0.45 * sizes[0]
     again = load_model(student.source).state_dict()
@@ -151,9 +151,9 @@ def test_int8_is_small_and_leaves_the_model_as_it_was(student: Student) -> None:
 
 def test_heads_of_cut_layers_are_dropped() -> None:
     model = random_128()
-    assert alignment_heads({"alignment_heads": [[1, 3], [2, 0], [5, 1]]}, model) == [[1, 3]]
-    assert alignment_heads({"alignment_heads": [[5, 1]]}, model) == [[1, head] for head in range(4)]
-    assert alignment_heads({}, model) == [[1, head] for head in range(4)]
+    assert default_alignment_heads({"alignment_heads": [[1, 3], [2, 0], [5, 1]]}, model) == [[1, 3]]
+    assert default_alignment_heads({"alignment_heads": [[5, 1]]}, model) == [[1, head] for head in range(4)]
+    assert default_alignment_heads({}, model) == [[1, head] for head in range(4)]
 
 
 def test_names_stay_at_their_ids_where_the_tokenizer_has_gaps() -> None:
@@ -167,7 +167,7 @@ def test_names_stay_at_their_ids_where_the_tokenizer_has_gaps() -> None:
 @pytest.mark.parametrize("name", ["model.bin", "config.json", "vocabulary.json"])
 @pytest.mark.parametrize("damage", ["missing", "truncated", "rubbish", "empty"])
 @pytest.mark.parametrize("student", ["random-128"], indirect=True)
-def test_damaged_file_is_a_user_error(student: Student, tmp_path: Path, name: str, damage: str) -> None:
+def test_damaged_file_is_a_user_error(student: ExportSource, tmp_path: Path, name: str, damage: str) -> None:
     folder = tmp_path / "ctranslate2-fp32"
     shutil.copytree(student.source / "ctranslate2-fp32", folder)
     content = (folder / name).read_bytes()
@@ -181,7 +181,7 @@ def test_damaged_file_is_a_user_error(student: Student, tmp_path: Path, name: st
 
 
 @pytest.mark.parametrize("student", ["random-128"], indirect=True)
-def test_suppression_that_departs_from_the_export_is_refused(student: Student, clips: list[np.ndarray]) -> None:
+def test_suppression_that_departs_from_the_export_is_refused(student: ExportSource, clips: list[np.ndarray]) -> None:
     runtime = open_runtime("ctranslate2", student.source, "fp32", threads=1)
     transcriber = Transcriber(runtime, student.source, "en")
     transcriber.format.suppress_first.append(9)
@@ -192,15 +192,15 @@ def test_suppression_that_departs_from_the_export_is_refused(student: Student, c
 def test_students_it_cannot_take_are_refused(tmp_path: Path) -> None:
     model = random_128()
     with pytest.raises(UserError, match=r"generation_config.json: expected"):
-        export_ctranslate2(Student(model, tmp_path, []), tmp_path, ["fp32"])
+        export_ctranslate2(ExportSource(model, tmp_path, []), tmp_path, ["fp32"])
     with pytest.raises(ValueError, match="fp16"):
-        export_ctranslate2(Student(model, TEACHER, []), tmp_path, ["fp16"])
+        export_ctranslate2(ExportSource(model, TEACHER, []), tmp_path, ["fp16"])
     model.config.activation_function = "relu"
     with pytest.raises(UserError, match="activation_function gelu, found relu"):
-        export_ctranslate2(Student(model, TEACHER, []), tmp_path, ["fp32"])
+        export_ctranslate2(ExportSource(model, TEACHER, []), tmp_path, ["fp32"])
 
 
-def test_runtime_needs_neither_torch_nor_transformers(student: Student) -> None:
+def test_runtime_needs_neither_torch_nor_transformers(student: ExportSource) -> None:
     program = (
         "import sys; from pathlib import Path; from eval.runtimes.registry import open_runtime; "
         f"open_runtime('ctranslate2', Path({str(student.source)!r}), 'int8', 1); "

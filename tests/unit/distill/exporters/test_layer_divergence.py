@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from distill.export import within
-from distill.exporters.export_source import Student
+from distill.export import within_tolerance
+from distill.exporters.export_source import ExportSource
 from distill.exporters.folder_layout import write_layout
-from distill.exporters.layer_divergence import first_departure
-from distill.exporters.parity import Clip, Reference, compare, forced
+from distill.exporters.layer_divergence import first_diverging_layer
+from distill.exporters.parity import ParityClip, TorchReference, compare_with_torch, forced_decoding
 from distill.exporters.registry import EXPORTERS
 from distill.models.saving import save_model
 from eval.decoding.transcriber import Transcriber
@@ -33,19 +33,19 @@ def test_the_layer_with_outliers_is_named(tmp_path: Path, part: str, layer: int)
     source, folder = tmp_path / "checkpoint", tmp_path / "export"
     save_model(model, source, processors=TEACHER, decoder_layers=[0, 3])
     write_layout(source, folder)
-    student = Student(load_model(source), source, [])
+    student = ExportSource(load_model(source), source, [])
     EXPORTERS["ctranslate2"](student, folder, ["int8"])
     transcriber = Transcriber(TorchRuntime(student.model), source, "en")
     mel_BFT, tokens = random_mel(model), np.random.default_rng(0).integers(0, 200, 6).tolist()
-    states = forced(transcriber.runtime, mel_BFT, transcriber.format.prompt, tokens)
-    reference = Reference(transcriber, [Clip(mel_BFT, *states, tokens, "", None)], 6, str.lower)
-    row = compare(reference, open_runtime("ctranslate2", folder, "int8", threads=1), "ctranslate2-int8")
-    found = first_departure(student, "ctranslate2", "int8", reference, row, limit_db=24)
+    states = forced_decoding(transcriber.runtime, mel_BFT, transcriber.format.prompt, tokens)
+    reference = TorchReference(transcriber, [ParityClip(mel_BFT, *states, tokens, "", None)], 6, str.lower)
+    row = compare_with_torch(reference, open_runtime("ctranslate2", folder, "int8", threads=1), "ctranslate2-int8")
+    found = first_diverging_layer(student, "ctranslate2", "int8", reference, row, limit_db=24)
     assert found is not None
     assert (found.part, found.layer) == (part, layer)
     assert all(before > 24 for before in found.psnr_db[:-1])
     assert f"{part} layer {layer} is the first" in str(found)
-    assert first_departure(student, "ctranslate2", "int8", reference, row, limit_db=-50) is None
+    assert first_diverging_layer(student, "ctranslate2", "int8", reference, row, limit_db=-50) is None
 
 
 @pytest.mark.parametrize(
@@ -65,4 +65,4 @@ def test_any_figure_beyond_its_limit_is_a_departure(
         "encoder": {"psnr_db": psnr_db}, "logits": {"psnr_db": 80}, "equal_text": equal_text,
         "wer_increase": wer and {"value": wer[0], "low": wer[1], "high": 3.0},
     }  # fmt: skip
-    assert within(row, {"psnr_db": 50.0, "equal_text": 0.9, "wer_increase": 1.0}) is kept
+    assert within_tolerance(row, {"psnr_db": 50.0, "equal_text": 0.9, "wer_increase": 1.0}) is kept

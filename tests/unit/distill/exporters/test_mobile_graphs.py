@@ -13,7 +13,7 @@ from transformers import WhisperForConditionalGeneration
 
 pytest.importorskip("litert_torch", reason="in an environment of its own; make interop")
 
-from distill.exporters.export_source import Student
+from distill.exporters.export_source import ExportSource
 from distill.exporters.mobile_graphs import export_mobile
 from eval.audio.recordings import read_audio
 from eval.decoding.transcriber import Transcriber
@@ -65,14 +65,14 @@ class OnnxGraph:
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     """One encoder layer: converting all four takes 20 s, and the text need only be equal, not right."""
     model, folder = demo_student(encoder_layers=1), tmp_path_factory.mktemp("demo")
-    export_mobile(Student(model, TEACHER, []), folder)
+    export_mobile(ExportSource(model, TEACHER, []), folder)
     return Exported(model, folder)
 
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     model, folder = random_whisper(), tmp_path_factory.mktemp("small")
-    export_mobile(Student(model, TEACHER, []), folder)
+    export_mobile(ExportSource(model, TEACHER, []), folder)
     return Exported(model, folder)
 
 

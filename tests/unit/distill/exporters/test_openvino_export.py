@@ -15,7 +15,7 @@ from transformers import WhisperForConditionalGeneration
 
 from data_prep.sources.synthesis import VOICES, synthesize
 from distill.exporters import openvino_export, openvino_quantize
-from distill.exporters.export_source import Student
+from distill.exporters.export_source import ExportSource
 from distill.exporters.openvino_export import export_openvino
 from distill.models.saving import save_model
 from eval.audio.recordings import read_audio
@@ -59,7 +59,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     audio = [str(speech / row["file_name"]) for row in rows]
     save_model(demo_student(), folder, processors=TEACHER, decoder_layers=[0, 3])
     model = load_model(folder)
-    export_openvino(Student(model, folder, [[path] for path in audio], [None, 0.5]), folder, PRECISIONS)
+    export_openvino(ExportSource(model, folder, [[path] for path in audio], [None, 0.5]), folder, PRECISIONS)
     return Exported(model, folder, audio)
 
 
@@ -72,7 +72,7 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     folder = tmp_path_factory.mktemp("wide")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(openvino_export, "tokenizer_models", lambda _: {})
-        export_openvino(Student(model, folder, []), folder, ["fp32", "fp16"])
+        export_openvino(ExportSource(model, folder, []), folder, ["fp32", "fp16"])
     return Exported(model, folder, [])
 
 
@@ -179,7 +179,7 @@ def test_each_weight_is_stored_once_in_its_precision(demo: Exported) -> None:
 
 def test_int8_without_audio_is_a_user_error(demo: Exported, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="training audio"):
-        export_openvino(Student(demo.model, demo.folder, []), tmp_path, ["int8"])
+        export_openvino(ExportSource(demo.model, demo.folder, []), tmp_path, ["int8"])
 
 
 @pytest.mark.parametrize("damage", ["missing", "truncated", "rubbish", "empty"])

@@ -13,14 +13,14 @@ from transformers import WhisperForConditionalGeneration
 
 pytest.importorskip("litert_torch", reason="in an environment of its own; make interop")
 
-from distill.exporters.export_source import Student
+from distill.exporters.export_source import ExportSource
 from distill.exporters.mobile_graphs import MOBILE
 from distill.exporters.static_graphs import BATCHED, Form, StaticDecoder, StaticEncoder
 from distill.exporters.static_interface import MASKED, decoder_inputs
 from distill.exporters.tflite_export import SUFFIX, export_tflite
 from eval.audio.recordings import read_audio
 from eval.decoding.transcriber import Transcriber
-from eval.runtimes.registry import available, open_runtime
+from eval.runtimes.registry import available_artefacts, open_runtime
 from eval.runtimes.tflite_runtime import TfliteRuntime, files, load
 from eval.runtimes.torch_runtime import TorchRuntime
 from recipes.core.errors import UserError
@@ -40,7 +40,7 @@ class Exported:
 
 def export(model: WhisperForConditionalGeneration, folder: Path) -> Exported:
     model.config.save_pretrained(folder)
-    export_tflite(Student(model, TEACHER, []), folder, PRECISIONS)
+    export_tflite(ExportSource(model, TEACHER, []), folder, PRECISIONS)
     return Exported(model, folder)
 
 
@@ -155,13 +155,15 @@ def test_every_weight_is_stored_once_and_small(demo: Exported) -> None:
 
 def test_unknown_precision_and_half_models_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="int4"):
-        export_tflite(Student(random_whisper(), TEACHER, []), tmp_path, ["int4"])
+        export_tflite(ExportSource(random_whisper(), TEACHER, []), tmp_path, ["int4"])
     with pytest.raises(ValueError, match="float32"):
-        export_tflite(Student(random_whisper().half(), TEACHER, []), tmp_path, ["fp32"])
+        export_tflite(ExportSource(random_whisper().half(), TEACHER, []), tmp_path, ["fp32"])
 
 
 def test_registry_finds_the_files(small: Exported) -> None:
-    assert [pair for pair in available(small.folder) if pair[0] == "tflite"] == [("tflite", p) for p in PRECISIONS]
+    assert [pair for pair in available_artefacts(small.folder) if pair[0] == "tflite"] == [
+        ("tflite", p) for p in PRECISIONS
+    ]
     assert isinstance(open_runtime("tflite", small.folder, "int8", 1), TfliteRuntime)
 
 

@@ -9,10 +9,10 @@ import soundfile
 import torch
 
 from distill.data.examples import Example
-from distill.data.training_batches import Collate
-from distill.losses.ctc_loss import CTC
-from distill.losses.distillation_loss import Weights
-from distill.training.objective import Objective
+from distill.data.training_batches import Collator
+from distill.losses.ctc_loss import CTCLoss
+from distill.losses.distillation_loss import LossWeights
+from distill.training.objective import DistillationObjective
 from eval.runtimes.torch_runtime import load_model
 from tests.conftest import TEACHER
 from tests.unit.labels import decoding, label
@@ -30,7 +30,7 @@ def by_enumeration(log_p_SV: torch.Tensor, text: list[int], blank: int) -> float
 
 def test_it_is_the_probability_of_all_alignments_within_the_clip() -> None:
     torch.manual_seed(0)
-    ctc, states_BSD = CTC(3, 2), torch.randn(2, 6, 3)
+    ctc, states_BSD = CTCLoss(3, 2), torch.randn(2, 6, 3)
     found = ctc(states_BSD, torch.tensor([4 * 0.02, 5 * 0.02 - 0.001]), [[0, 1], [1]])
     log_p_BSV = ctc.head(states_BSD).log_softmax(dim=-1).detach()
     expected = by_enumeration(log_p_BSV[0, :4], [0, 1], 2) + by_enumeration(log_p_BSV[1, :5], [1], 2)
@@ -38,7 +38,7 @@ def test_it_is_the_probability_of_all_alignments_within_the_clip() -> None:
 
 
 def test_a_text_too_long_for_its_audio_counts_nothing() -> None:
-    ctc = CTC(3, 2)
+    ctc = CTCLoss(3, 2)
     found = ctc(torch.randn(1, 6, 3), torch.tensor([0.02]), [[0, 1, 0]])
     found.backward()
     assert float(found) == 0.0
@@ -49,8 +49,8 @@ def test_a_text_too_long_for_its_audio_counts_nothing() -> None:
 def test_the_loss_holds_it_in_training_alone_and_short_windows_reach_the_encoder(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", 0.1 * np.sin(np.arange(16_000) / 7), 16_000)
     row = label("a", plain=decoding([257, 258, 260, 264, 60, 61, 256], 4), audio=str(tmp_path / "a.wav"))
-    batch = Collate(7 * 16_000, 256, full_window=0.0)([Example(row, row.plain, [])])
-    objective = Objective(load_model(TEACHER), Weights(1.0, 0.0, 2.0, ctc=0.5), freeze_encoder=False)
+    batch = Collator(7 * 16_000, 256, full_window=0.0)([Example(row, row.plain, [])])
+    objective = DistillationObjective(load_model(TEACHER), LossWeights(1.0, 0.0, 2.0, ctc=0.5), freeze_encoder=False)
     with torch.no_grad():
         loss, ce, kl, ctc, _ = objective.train()(batch).tolist()
         assert ctc > 0
@@ -63,7 +63,7 @@ def test_the_loss_holds_it_in_training_alone_and_short_windows_reach_the_encoder
 def test_a_short_window_is_the_beginning_of_a_model_with_that_window() -> None:
     """Against transformers' own forward, in a model whose window is that short."""
     model, mel_BFT = load_model(TEACHER), torch.randn(1, 80, 100)
-    objective = Objective(model, Weights(1.0, 0.0, 2.0), freeze_encoder=True)
+    objective = DistillationObjective(model, LossWeights(1.0, 0.0, 2.0), freeze_encoder=True)
     short = objective.encode(mel_BFT)
     encoder = model.model.encoder
     encoder.config.max_source_positions = 50

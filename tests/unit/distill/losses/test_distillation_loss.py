@@ -5,20 +5,26 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep.labels.labelling_teacher import split_tail
-from distill.data.examples import IGNORE
-from distill.losses.distillation_loss import Stored, Teaching, Weights, distillation_loss, head_loss
+from data_prep.labels.labelling_teacher import top_k_with_tail
+from distill.data.examples import IGNORED_LABEL
+from distill.losses.distillation_loss import (
+    LossWeights,
+    StoredDistribution,
+    TeacherSignal,
+    distillation_loss,
+    lm_head_loss,
+)
 from distill.losses.distillation_loss import distillation_loss as losses
 
 
 def naive(
-    student_BLV: torch.Tensor, teacher_BLV: torch.Tensor, labels_BL: torch.Tensor, weights: Weights, kept: int
+    student_BLV: torch.Tensor, teacher_BLV: torch.Tensor, labels_BL: torch.Tensor, weights: LossWeights, kept: int
 ) -> torch.Tensor:
     """Token by token from the definition; padded positions are skipped one at a time."""
     total = torch.zeros((), dtype=torch.float64)
     for student_LV, teacher_LV, labels_L in zip(student_BLV, teacher_BLV, labels_BL, strict=True):
         for student_V, teacher_V, label in zip(student_LV, teacher_LV, labels_L, strict=True):
-            if label == IGNORE:
+            if label == IGNORED_LABEL:
                 continue
             q_V = torch.exp(student_V) / torch.exp(student_V).sum()
             total = total - weights.ce * torch.log(q_V[label])
@@ -51,8 +57,8 @@ def test_value_and_gradients_equal_the_naive_formulation(
     head = (2 * torch.randn(vocabulary, 4, generator=draw)).double().requires_grad_()
     teacher = (3 * torch.randn(batch, length, vocabulary, generator=draw)).double()
     labels = torch.randint(0, vocabulary, (batch, length), generator=draw)
-    labels[torch.rand(batch, length, generator=draw) < 0.3] = IGNORE
-    valid, weights, kept = labels != IGNORE, Weights(ce, kl, temperature), min(kept, vocabulary)
+    labels[torch.rand(batch, length, generator=draw) < 0.3] = IGNORED_LABEL
+    valid, weights, kept = labels != IGNORED_LABEL, LossWeights(ce, kl, temperature), min(kept, vocabulary)
     expected = naive(hidden @ head.T, teacher, labels, weights, vocabulary if live else kept)
     wanted = (
         torch.autograd.grad(expected, (hidden, head))
@@ -61,12 +67,12 @@ def test_value_and_gradients_equal_the_naive_formulation(
     )
     dtype = torch.float64 if double else torch.float32
     teacher_NV = teacher[valid].to(dtype)
-    ids, logits, rest = split_tail(teacher_NV, kept, temperature)
-    given_ = teacher_NV if live else Stored(ids, logits, rest)
+    ids, logits, rest = top_k_with_tail(teacher_NV, kept, temperature)
+    given_ = teacher_NV if live else StoredDistribution(ids, logits, rest)
     mine = [part.detach().to(dtype).requires_grad_() for part in (hidden, head)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(losses, "CHUNK_ELEMENTS", chunk)
-        sums = head_loss(mine[0][valid], mine[1], labels[valid], lambda rows: given_[rows], weights, scale=64.0)
+        sums = lm_head_loss(mine[0][valid], mine[1], labels[valid], lambda rows: given_[rows], weights, scale=64.0)
     found = torch.autograd.grad(sums[0], mine)
     tolerance = {"rtol": 1e-9, "atol": 1e-9} if double else {"rtol": 1e-4, "atol": 2e-4}
     torch.testing.assert_close(sums[0], expected.to(dtype), **tolerance)
@@ -76,8 +82,8 @@ def test_value_and_gradients_equal_the_naive_formulation(
 
 def test_equal_models_have_no_divergence() -> None:
     logits = 5 * torch.randn(7, 11, generator=torch.Generator().manual_seed(0))
-    for teacher in (logits, Stored(*split_tail(logits, 3, 2.0))):
-        (total, _, kl), gradient = distillation_loss(logits, torch.arange(7), teacher, Weights(0.0, 1.0, 2.0))
+    for teacher in (logits, StoredDistribution(*top_k_with_tail(logits, 3, 2.0))):
+        (total, _, kl), gradient = distillation_loss(logits, torch.arange(7), teacher, LossWeights(0.0, 1.0, 2.0))
         assert abs(float(kl)) < 1e-5
         assert abs(float(total)) < 1e-4
         assert float(gradient.abs().max()) < 1e-5
@@ -87,17 +93,17 @@ def test_merging_the_tail_never_raises_the_divergence() -> None:
     draw = torch.Generator().manual_seed(1)
     student, teacher = (4 * torch.randn(50, 30, generator=draw) for _ in range(2))
 
-    def kl(taught: Teaching) -> float:
-        return float(distillation_loss(student, torch.zeros(50, dtype=torch.long), taught, Weights(0, 1, 2))[0][2])
+    def kl(taught: TeacherSignal) -> float:
+        return float(distillation_loss(student, torch.zeros(50, dtype=torch.long), taught, LossWeights(0, 1, 2))[0][2])
 
-    found = [kl(Stored(*split_tail(teacher, k, 2.0))) for k in (1, 2, 4, 8, 16, 30)]
+    found = [kl(StoredDistribution(*top_k_with_tail(teacher, k, 2.0))) for k in (1, 2, 4, 8, 16, 30)]
     assert found == sorted(found)
     assert abs(found[-1] - kl(teacher)) < 1e-4
 
 
 def test_without_a_teacher_the_loss_is_cross_entropy() -> None:
     logits, labels = torch.randn(7, 11), torch.arange(7)
-    (total, ce, kl), _ = distillation_loss(logits, labels, None, Weights(1.0, 1.0, 2.0))
+    (total, ce, kl), _ = distillation_loss(logits, labels, None, LossWeights(1.0, 1.0, 2.0))
     torch.testing.assert_close(total, torch.nn.functional.cross_entropy(logits, labels, reduction="sum"))
     assert (total, float(kl)) == (ce, 0.0)
 
@@ -105,7 +111,7 @@ def test_without_a_teacher_the_loss_is_cross_entropy() -> None:
 def test_a_vanishing_tail_leaves_numbers() -> None:
     teacher = torch.full((2, 6), -300.0).index_fill(1, torch.tensor([0, 1]), 10.0)
     student = torch.full((2, 6), -400.0).index_fill(1, torch.tensor([0]), 10.0)
-    stored = Stored(*split_tail(teacher, 2, 2.0))
-    sums, gradient = distillation_loss(student, torch.zeros(2, dtype=torch.long), stored, Weights(0.8, 1.0, 2.0))
+    stored = StoredDistribution(*top_k_with_tail(teacher, 2, 2.0))
+    sums, gradient = distillation_loss(student, torch.zeros(2, dtype=torch.long), stored, LossWeights(0.8, 1.0, 2.0))
     assert torch.isfinite(sums).all()
     assert torch.isfinite(gradient).all()

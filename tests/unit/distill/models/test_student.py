@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from distill.models.cutting import cut, spaced_layers
-from distill.models.model_size import parameters_m
+from distill.models.cutting import cut_layers, spaced_layers
+from distill.models.model_size import count_parameters_m
 from distill.models.saving import save_model
 from eval.runtimes.torch_runtime import load_model
 from recipes.core.errors import UserError
-from recipes.core.whisper_shape import Shape
+from recipes.core.whisper_shape import WhisperShape
 from tests.conftest import TEACHER
 
 
@@ -37,7 +37,7 @@ def test_too_many_layers_are_refused() -> None:
 
 def test_a_full_copy_is_the_teacher() -> None:
     teacher = load_model(TEACHER)
-    student = cut(teacher, [0, 1, 2, 3], [0, 1, 2, 3])
+    student = cut_layers(teacher, [0, 1, 2, 3], [0, 1, 2, 3])
     mel, tokens = torch.randn(1, 80, 700), torch.tensor([[257, 258, 260, 264]])
     with torch.no_grad():
         assert torch.equal(
@@ -48,7 +48,7 @@ def test_a_full_copy_is_the_teacher() -> None:
 
 def test_a_cut_keeps_the_encoder_and_its_layers_and_saves_all_other_loaders_read(tmp_path: Path) -> None:
     teacher = load_model(TEACHER)
-    student = cut(teacher, [0, 1, 2, 3], [0, 3])
+    student = cut_layers(teacher, [0, 1, 2, 3], [0, 3])
     save_model(student, tmp_path, processors=TEACHER, decoder_layers=[0, 3])
     again = load_model(tmp_path)
     assert again.config.decoder_layers == 2
@@ -76,7 +76,7 @@ def test_a_cut_decoder_is_not_told_the_teachers_alignment_heads(tmp_path: Path) 
     (processors / "generation_config.json").write_text(
         json.dumps(generation | {"alignment_heads": [[0, 1], [2, 0], [3, 2]]})
     )
-    student = cut(load_model(TEACHER), [0, 1, 2, 3], [0, 3])
+    student = cut_layers(load_model(TEACHER), [0, 1, 2, 3], [0, 3])
     save_model(student, tmp_path / "out", processors=processors, decoder_layers=[0, 3])
     saved = json.loads((tmp_path / "out" / "generation_config.json").read_text())
     assert saved == generation
@@ -86,8 +86,8 @@ def test_a_cut_decoder_is_not_told_the_teachers_alignment_heads(tmp_path: Path) 
 
 def test_estimated_parameters_equal_the_model() -> None:
     model = load_model(TEACHER)
-    shape = Shape.from_config(json.loads((TEACHER / "config.json").read_text()))
-    assert parameters_m(model) == {
+    shape = WhisperShape.from_config(json.loads((TEACHER / "config.json").read_text()))
+    assert count_parameters_m(model) == {
         "encoder": round(shape.encoder_parameters / 1e6, 3),
         "decoder": round(shape.decoder_parameters / 1e6, 3),
     }

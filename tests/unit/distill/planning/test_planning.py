@@ -12,29 +12,29 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distill import plan
-from distill.planning.choice import Option, judged, largest, nearest, options
-from distill.planning.cost_model import LIMITED, TERMS, Costs, Point, errors, nonnegative, terms
-from distill.planning.random_students import build
+from distill.planning.choice import StudentOption, judge_candidate, largest_options, nearest_option, predict_options
+from distill.planning.cost_model import LIMITED, TERMS, CostModel, Point, cost_terms, leave_one_out_errors, nonnegative
+from distill.planning.random_students import build_checkpoint
 from distill.planning.recipe_writing import write_recipe
-from distill.planning.search_space import DEPTHS, Candidate, Space, Teacher
+from distill.planning.search_space import DEPTHS, Candidate, PlannedTeacher, SearchSpace
 from eval.runtimes.torch_runtime import load_model
 from recipes.core.errors import UserError
-from recipes.core.whisper_shape import SHAPES
-from recipes.schema.recipe import load
+from recipes.core.whisper_shape import WHISPER_SHAPES
+from recipes.schema.recipe import load_recipe
 from tests.conftest import ROOT, TEACHER
 from tests.unit.eval.latency.test_budget_verdict import device
 
 VOCABULARIES = ROOT.parent / "shared" / "whisper-vocab"
-BASE = Teacher("openai/whisper-base", SHAPES["base"], TEACHER, 50257)
+BASE = PlannedTeacher("openai/whisper-base", WHISPER_SHAPES["base"], TEACHER, 50257)
 ONNX = ("onnx", "int8")
 TOKENS = 20
 
 
-def true_costs(coefficients: dict[str, list[float]]) -> Costs:
-    return Costs({part: np.array(values) for part, values in coefficients.items()}, TOKENS, p95=1.1, rtf=2e-4)
+def true_costs(coefficients: dict[str, list[float]]) -> CostModel:
+    return CostModel({part: np.array(values) for part, values in coefficients.items()}, TOKENS, p95=1.1, rtf=2e-4)
 
 
-def made(costs: Costs, candidates: list[Candidate], teacher: Teacher = BASE) -> list[Point]:
+def made(costs: CostModel, candidates: list[Candidate], teacher: PlannedTeacher = BASE) -> list[Point]:
     return [(shape, costs.predict(shape)) for shape in map(teacher.cut, candidates)]
 
 
@@ -43,10 +43,10 @@ shares = st.fixed_dictionaries({
     part: st.lists(st.one_of(st.just(0.0), st.floats(0.05, 1)), min_size=len(names) - 1, max_size=len(names) - 1)
     for part, names in TERMS.items()
 })  # fmt: skip
-whole = terms(SHAPES["base"])
+whole = cost_terms(WHISPER_SHAPES["base"])
 
 
-def of_shares(drawn: dict[str, list[float]]) -> Costs:
+def of_shares(drawn: dict[str, list[float]]) -> CostModel:
     return true_costs({
         part: [1.0, *(share / whole[name] for share, name in zip(drawn[part], names[1:], strict=True))]
         for part, names in TERMS.items()
@@ -56,8 +56,8 @@ def of_shares(drawn: dict[str, list[float]]) -> Costs:
 @settings(max_examples=15, deadline=None)
 @given(shares)
 def test_costs_that_are_sums_of_the_terms_are_found_again(drawn: dict[str, list[float]]) -> None:
-    truth, space = of_shares(drawn), Space.of(BASE, 5)
-    found = Costs.fit(made(truth, space.design()), TOKENS)
+    truth, space = of_shares(drawn), SearchSpace.of(BASE, 5)
+    found = CostModel.fit(made(truth, space.design()), TOKENS)
     for part, coefficients in truth.coefficients.items():
         np.testing.assert_allclose(found.coefficients[part], coefficients, rtol=1e-5, atol=1e-6 * max(coefficients))
     for shape in map(BASE.cut, space.candidates()[::37]):
@@ -81,18 +81,18 @@ def test_no_other_nonnegative_fit_is_better(seed: int, count: int, rows: int) ->
 
 def test_a_point_that_fits_nothing_shows_in_the_errors() -> None:
     points = made(
-        of_shares({part: [0.5] * (len(names) - 1) for part, names in TERMS.items()}), Space.of(BASE, 5).design()
+        of_shares({part: [0.5] * (len(names) - 1) for part, names in TERMS.items()}), SearchSpace.of(BASE, 5).design()
     )
-    assert max(errors(points, TOKENS).values()) < 1e-6
+    assert max(leave_one_out_errors(points, TOKENS).values()) < 1e-6
     shape, figures = points[3]
     points[3] = shape, {**figures, "token_ms": 3 * figures["token_ms"], "size_mb": 2 * figures["size_mb"]}
-    found = errors(points, TOKENS)
+    found = leave_one_out_errors(points, TOKENS)
     assert found["clip_p95_ms"] > 0.05
     assert found["size_mb"] > 0.1
     assert found["peak_rss_mb"] < 1e-6
 
 
-def planned(limit_ms: float, error: float = 0.0, **more: float) -> list[Option]:
+def planned(limit_ms: float, error: float = 0.0, **more: float) -> list[StudentOption]:
     """Base's students: a second for the whole encoder's linear layers, ten milliseconds a token."""
     costs = true_costs({
         part: [1e-6, *(0.0 for _ in names[1:])] for part, names in TERMS.items()
@@ -102,14 +102,14 @@ def planned(limit_ms: float, error: float = 0.0, **more: float) -> list[Option]:
     })  # fmt: skip
     wrong = dict.fromkeys(LIMITED, error)
     budget = device(clip_p95_ms=limit_ms, wer_increase=1.0, **more)
-    return options(budget, BASE, Space.of(BASE, 5).candidates(), {ONNX: (costs, wrong)})
+    return predict_options(budget, BASE, SearchSpace.of(BASE, 5).candidates(), {ONNX: (costs, wrong)})
 
 
 @settings(max_examples=30, deadline=None)
 @given(st.floats(150, 1500), st.floats(0, 0.3))
 def test_the_largest_that_pass_are_taken(limit_ms: float, error: float) -> None:
     found = planned(limit_ms, error)
-    top = largest(found)
+    top = largest_options(found)
     passing = [each for each in found if each.figures["clip_p95_ms"] * (1 + error) <= limit_ms]
     assert {each.candidate for each in found if each.kept} == {each.candidate for each in passing}
     assert bool(top) == bool(passing)
@@ -119,7 +119,7 @@ def test_the_largest_that_pass_are_taken(limit_ms: float, error: float) -> None:
     def values(candidate: Candidate) -> tuple[float, ...]:
         return (candidate.encoder_layers, candidate.decoder_layers, candidate.seconds, candidate.tokens or 1e9)
 
-    def covered(one: Option, by: Option) -> bool:
+    def covered(one: StudentOption, by: StudentOption) -> bool:
         return all(here <= there for here, there in zip(values(one.candidate), values(by.candidate), strict=True))
 
     assert all(any(covered(each, by=other) for other in top) for each in passing)
@@ -130,8 +130,10 @@ def test_a_limit_within_the_error_is_not_passed_and_a_cap_ends() -> None:
     candidate = Candidate(6, 6, 30, None)
     figures = {"clip_p50_ms": 250.0, "clip_p95_ms": 290.0, "rtf": 0.1, "peak_rss_mb": 400.0, "size_mb": 80.0}
 
-    def option(error: float, **limits: float) -> Option:
-        return judged(device(**limits), candidate, SHAPES["base"], ONNX, figures, dict.fromkeys(LIMITED, error))
+    def option(error: float, **limits: float) -> StudentOption:
+        return judge_candidate(
+            device(**limits), candidate, WHISPER_SHAPES["base"], ONNX, figures, dict.fromkeys(LIMITED, error)
+        )
 
     assert option(0.01, clip_p95_ms=300).kept
     assert not option(0.10, clip_p95_ms=300).kept
@@ -145,16 +147,20 @@ def test_a_limit_within_the_error_is_not_passed_and_a_cap_ends() -> None:
 
 def test_times_of_a_device_are_scaled() -> None:
     figures = {"clip_p50_ms": 100.0, "clip_p95_ms": 100.0, "rtf": 0.1, "peak_rss_mb": 1.0, "size_mb": 1.0}
-    judge = [judged(device(clip_p95_ms=150), Candidate(1, 1, 30, None), SHAPES["tiny"], ONNX, figures, {}, factor)
-             for factor in (1.0, 2.0)]  # fmt: skip
+    judge = [
+        judge_candidate(
+            device(clip_p95_ms=150), Candidate(1, 1, 30, None), WHISPER_SHAPES["tiny"], ONNX, figures, {}, factor
+        )
+        for factor in (1.0, 2.0)
+    ]
     assert [each.kept for each in judge] == [True, False]
 
 
 def test_where_none_passes_the_nearest_is_named() -> None:
     found = planned(1.0)
-    assert not largest(found)
-    assert nearest(found).candidate.encoder_layers == 1
-    assert nearest(found).candidate.decoder_layers == 1
+    assert not largest_options(found)
+    assert nearest_option(found).candidate.encoder_layers == 1
+    assert nearest_option(found).candidate.decoder_layers == 1
 
 
 def test_of_one_student_the_cheapest_artefact_stands() -> None:
@@ -163,21 +169,21 @@ def test_of_one_student_the_cheapest_artefact_stands() -> None:
     small = [
         replace(each, artefact=("openvino", "int8"), figures=half) for each, half in zip(found, halves, strict=True)
     ]
-    (top,) = largest([*found, *small])
+    (top,) = largest_options([*found, *small])
     assert (top.artefact, top.candidate) == (("openvino", "int8"), Candidate(6, 6, 30, None))
 
 
 @pytest.mark.parametrize("shape", ["tiny", "small", "large-v3"])
 def test_the_design_lies_in_the_space_and_no_deeper_than_is_measured(shape: str) -> None:
-    teacher = replace(BASE, shape=SHAPES[shape])
-    space = Space.of(teacher, 5)
-    assert max(space.encoder_layers) == SHAPES[shape].encoder_layers
+    teacher = replace(BASE, shape=WHISPER_SHAPES[shape])
+    space = SearchSpace.of(teacher, 5)
+    assert max(space.encoder_layers) == WHISPER_SHAPES[shape].encoder_layers
     design = space.design()
     assert len(set(design)) == len(design) == 8
     assert set(design) <= set(space.candidates())
     assert all(max(each.encoder_layers, each.decoder_layers) <= DEPTHS for each in design)
     # Every term of every part can be told from the others.
-    known = [terms(teacher.cut(each)) for each in design]
+    known = [cost_terms(teacher.cut(each)) for each in design]
     for names in TERMS.values():
         features_NT = np.array([[each[name] for name in names] for each in known])
         assert np.linalg.matrix_rank(features_NT / np.linalg.norm(features_NT, axis=0)) == len(names)
@@ -186,10 +192,10 @@ def test_the_design_lies_in_the_space_and_no_deeper_than_is_measured(shape: str)
 def test_the_shape_is_what_compression_leaves(tmp_path: Path) -> None:
     if not (VOCABULARIES / "multilingual").is_dir():
         pytest.skip(f"{VOCABULARIES}: no vocabulary")
-    found = Teacher.find("tiny", VOCABULARIES / "multilingual", "en")
+    found = PlannedTeacher.find("tiny", VOCABULARIES / "multilingual", "en")
     teacher = replace(found, shape=replace(found.shape, width=32, heads=2))
     candidate = Candidate(2, 1, 10, 8000)
-    build(teacher, candidate, tmp_path / "student", tmp_path)
+    build_checkpoint(teacher, candidate, tmp_path / "student", tmp_path)
     config, shape = load_model(tmp_path / "student").config, teacher.cut(candidate)
     assert (config.vocab_size, config.max_source_positions) == (shape.vocabulary, shape.source_positions)
     assert (config.encoder_layers, config.decoder_layers, config.d_model) == (2, 1, 32)
@@ -202,11 +208,11 @@ def test_the_recipe_is_one_that_check_accepts(
     tmp_path: Path, candidate: Candidate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(ROOT)
-    option = judged(device(), candidate, BASE.cut(candidate), ONNX,
+    option = judge_candidate(device(), candidate, BASE.cut(candidate), ONNX,
                     dict.fromkeys(("clip_p50_ms", *LIMITED), 1.0), {})  # fmt: skip
     path, rest = tmp_path / "mine" / "recipe.yaml", {"threads": 2, "language": "en", "audio": [], "comment": "a\nb"}
     said = write_recipe(path, option, BASE, Path("recipes/budgets/laptop.yaml"), **rest)  # type: ignore[arg-type]
-    recipe = load(path)
+    recipe = load_recipe(path)
     assert said[0].startswith("recipe mine: corpus -> labels")
     assert recipe.student.decoder_layers == candidate.decoder_layers
     assert recipe.student.encoder_layers == (3 if candidate.encoder_layers == 3 else None)

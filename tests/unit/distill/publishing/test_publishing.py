@@ -14,29 +14,29 @@ from hypothesis import strategies as st
 from transformers import WhisperConfig
 
 from distill.exporters.folder_layout import complete_onnx, write_layout
-from distill.exporters.head_selection import Choice, write_heads
+from distill.exporters.head_selection import HeadChoice, write_heads
 from distill.models.saving import save_model
-from distill.publishing.model_card import interval, signed
+from distill.publishing.model_card import format_interval, format_signed
 from distill.publishing.release_folder import (
     SUMS,
+    build_release_folder,
     exported_files,
-    from_here,
-    lay_out,
-    place,
+    link_or_copy,
+    make_paths_relative,
+    release_tag,
     released_files,
-    revision,
-    verify,
-    write_sums,
+    verify_checksums,
+    write_checksums,
 )
 from eval.runtimes.modeling_sottovoce import SottovoceForConditionalGeneration
 from eval.runtimes.torch_runtime import load_model
 from recipes.core.errors import UserError
-from recipes.core.hub import one_refusal
-from recipes.schema.export_section import Export
-from recipes.schema.recipe import load, validate
+from recipes.core.hub import hub_errors_as_user_errors
+from recipes.schema.export_section import ExportSection
+from recipes.schema.recipe import load_recipe, validate_recipe
 from tests.conftest import ROOT, TEACHER
 
-MADE = Export(onnx=["fp32", "int8"], openvino=["fp16", "int8"], ctranslate2=["int8"])
+MADE = ExportSection(onnx=["fp32", "int8"], openvino=["fp16", "int8"], ctranslate2=["int8"])
 OWN = {
     "onnx-fp32": ("onnx/encoder_model.onnx", "onnx/decoder_model_merged.onnx", "onnx/decoder_model_merged.onnx_data"),
     "onnx-int8": ("onnx/encoder_model_quantized.onnx", "onnx/decoder_model_merged_quantized.onnx"),
@@ -68,7 +68,7 @@ def folder(tmp_path: Path) -> Path:
     for name in ("b.json", "onnx/a file.onnx", ".cache/hidden", "stage.json"):
         (release / name).parent.mkdir(parents=True, exist_ok=True)
         (release / name).write_text(name)
-    write_sums(release)
+    write_checksums(release)
     return release
 
 
@@ -77,30 +77,30 @@ def test_checksums_are_those_of_coreutils(folder: Path) -> None:
         ["sha256sum", "b.json", "onnx/a file.onnx"], cwd=folder, capture_output=True, text=True, check=True
     )
     assert (folder / SUMS).read_text() == listed.stdout
-    assert verify(folder) == 2
+    assert verify_checksums(folder) == 2
     assert [file.name for file in released_files(folder)] == [SUMS, "b.json", "a file.onnx"]
-    before = revision("small", folder)
+    before = release_tag("small", folder)
     assert re.fullmatch(r"small-[0-9a-f]{8}", before)
     (folder / "b.json").write_text("c")
     with pytest.raises(UserError, match=r"b\.json was changed"):
-        verify(folder)
+        verify_checksums(folder)
     (folder / "onnx" / "a file.onnx").unlink()
     with pytest.raises(UserError, match=r"a file\.onnx is missing and 1 more"):
-        verify(folder)
-    write_sums(folder)
-    assert revision("small", folder) != before
+        verify_checksums(folder)
+    write_checksums(folder)
+    assert release_tag("small", folder) != before
     (folder / "new.txt").write_text("")
     with pytest.raises(UserError, match=r"new\.txt is not listed; make"):
-        verify(folder)
+        verify_checksums(folder)
     with pytest.raises(UserError, match="expected a release with SHA256SUMS"):
-        verify(folder / "onnx")
+        verify_checksums(folder / "onnx")
 
 
 def test_placing_twice_leaves_the_source_alone(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("1")
     (tmp_path / "a").chmod(0o600)  # as safetensors writes it
     for _ in range(2):
-        place(tmp_path / "a", tmp_path / "deep" / "b")
+        link_or_copy(tmp_path / "a", tmp_path / "deep" / "b")
     assert (tmp_path / "deep" / "b").read_text() == (tmp_path / "a").read_text() == "1"
     assert stat.S_IMODE((tmp_path / "deep" / "b").stat().st_mode) == 0o644
 
@@ -117,11 +117,11 @@ def test_placing_twice_leaves_the_source_alone(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_paths_are_said_as_seen_from_the_working_folder(text: str, said: str) -> None:
-    assert from_here(text, Path("/srv/mine")) == said
+    assert make_paths_relative(text, Path("/srv/mine")) == said
 
 
 def test_below_the_root_everything_else_stays_absolute() -> None:
-    assert from_here("/mine/runs /etc/passwd", Path("/mine")) == "runs /etc/passwd"
+    assert make_paths_relative("/mine/runs /etc/passwd", Path("/mine")) == "runs /etc/passwd"
 
 
 def test_a_student_of_another_shape_keeps_its_shape_beside_plain_graphs(
@@ -135,7 +135,7 @@ def test_a_student_of_another_shape_keeps_its_shape_beside_plain_graphs(
     write_layout(root / "compress" / "model", root / "export" / "model")
     (root / "export" / "model" / "onnx").mkdir()
     (root / "export" / "model" / "onnx" / "encoder_model.onnx_data").write_text("large")
-    write_heads(root / "export" / "model", Choice([(3, 1), (2, 0)], 3, 20.0, {}, 1, 2))
+    write_heads(root / "export" / "model", HeadChoice([(3, 1), (2, 0)], 3, 20.0, {}, 1, 2))
     complete_onnx(root / "export" / "model")
     (root / "report").mkdir()
     for name in ("report.html", "report.json"):
@@ -144,7 +144,7 @@ def test_a_student_of_another_shape_keeps_its_shape_beside_plain_graphs(
               "student": {"decoder_layers": 4}, "corpus": {"sources": [{"audio": "a"}]}, "labels": {},
               "compress": {"low_rank": {}}, "release": {"licence": "mit", "artefacts": {"onnx": ["fp32"]}}}  # fmt: skip
     monkeypatch.chdir(ROOT)
-    lay_out(validate(values, "small"), folder)
+    build_release_folder(validate_recipe(values, "small"), folder)
     assert "model: recipes/demo/teacher\n" in (folder / "recipe.yaml").read_text()
     assert (folder / "report.json").read_text() == "corpus.sources=[../speech]"
     assert {stat.S_IMODE(file.stat().st_mode) for file in folder.rglob("*") if file.is_file()} == {0o644}
@@ -162,11 +162,11 @@ def test_a_student_of_another_shape_keeps_its_shape_beside_plain_graphs(
 @given(value=st.floats(-99, 99), below=st.floats(0, 50), above=st.floats(0, 50))
 def test_a_cell_says_its_numbers_to_a_tenth(value: float, below: float, above: float) -> None:
     rate = {"value": value, "low": value - below, "high": value + above}
-    for text in (interval(rate), signed(rate)):
+    for text in (format_interval(rate), format_signed(rate)):
         found = [float(number) for number in re.findall(r"[-+]?\d+\.\d", text)]
         assert found == pytest.approx([value, value - below, value + above], abs=0.0501)
-    assert interval({"value": value, "low": None, "high": None}) == f"{value:.1f}"  # type: ignore[dict-item]
-    assert signed(None) == interval(None) == ""
+    assert format_interval({"value": value, "low": None, "high": None}) == f"{value:.1f}"  # type: ignore[dict-item]
+    assert format_signed(None) == format_interval(None) == ""
 
 
 SECRET = "hf_neverSaid"
@@ -184,7 +184,7 @@ REFUSALS = {
 @pytest.mark.parametrize("said", REFUSALS)
 @pytest.mark.parametrize("inside", [False, True])
 def test_a_refusal_is_one_line_without_what_was_sent(said: str, inside: bool) -> None:
-    with pytest.raises(UserError) as caught, one_refusal("push to a/b"):
+    with pytest.raises(UserError) as caught, hub_errors_as_user_errors("push to a/b"):
         if inside:  # as huggingface_hub's threads of uploads put it
             raise RuntimeError(f"Error while uploading {SECRET}") from REFUSALS[said]
         raise REFUSALS[said]
@@ -212,5 +212,5 @@ def test_a_wrong_section_is_one_clear_line(tmp_path: Path, override: str, said: 
         "export: {onnx: [int8]}}"
     )
     with pytest.raises(UserError) as caught:
-        load(tmp_path / "recipe.yaml", [override])
+        load_recipe(tmp_path / "recipe.yaml", [override])
     assert said in str(caught.value)

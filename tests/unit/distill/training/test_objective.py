@@ -9,17 +9,17 @@ import soundfile
 import torch
 
 from distill.data.examples import Example
-from distill.data.training_batches import Batch, Collate
-from distill.losses.distillation_loss import Teaching, Weights, distillation_loss
+from distill.data.training_batches import Batch, Collator
+from distill.losses.distillation_loss import LossWeights, TeacherSignal, distillation_loss
 from distill.losses.distillation_loss import distillation_loss as losses
-from distill.models.cutting import cut
-from distill.training.objective import Objective
+from distill.models.cutting import cut_layers
+from distill.training.objective import DistillationObjective
 from distill.training.teacher_outputs import LiveTeacher
 from eval.runtimes.torch_runtime import load_model
 from tests.conftest import TEACHER
 from tests.unit.labels import decoding, label
 
-WEIGHTS = Weights(0.8, 1.0, 2.0)
+WEIGHTS = LossWeights(0.8, 1.0, 2.0)
 
 
 @pytest.fixture
@@ -29,14 +29,14 @@ def batch(tmp_path: Path) -> Batch:
         label("a", plain=decoding([257, 258, 260, 264, *range(60, 60 + n), 256], 4), audio=str(tmp_path / "a.wav"))
         for n in (3, 9)
     ]
-    return Collate(7 * 16_000, 256)([Example(row, row.plain, []) for row in rows])
+    return Collator(7 * 16_000, 256)([Example(row, row.plain, []) for row in rows])
 
 
-def live(student_layers: list[int], *, frozen: bool) -> tuple[Objective, LiveTeacher]:
-    student = cut(load_model(TEACHER), student_layers, [0, 3])
+def live(student_layers: list[int], *, frozen: bool) -> tuple[DistillationObjective, LiveTeacher]:
+    student = cut_layers(load_model(TEACHER), student_layers, [0, 3])
     student.model.encoder.requires_grad_(not frozen)
     teacher = LiveTeacher(TEACHER, student, torch.device("cpu"), frozen=frozen, quantize=None)
-    return Objective(student, WEIGHTS, freeze_encoder=frozen, teacher=teacher), teacher
+    return DistillationObjective(student, WEIGHTS, freeze_encoder=frozen, teacher=teacher), teacher
 
 
 def test_a_shortened_frozen_encoder_is_not_lent_to_the_teacher(batch: Batch) -> None:
@@ -74,7 +74,9 @@ def test_no_logits_of_padding_or_of_all_tokens_are_ever_made(batch: Batch, monke
     """Defect 9 of the reference: labels padded to 448 positions, softmaxes over all of them, masked afterwards."""
     seen: list[int] = []
 
-    def watched(student_NV: torch.Tensor, labels_N: torch.Tensor, teacher: Teaching, weights: Weights) -> object:
+    def watched(
+        student_NV: torch.Tensor, labels_N: torch.Tensor, teacher: TeacherSignal, weights: LossWeights
+    ) -> object:
         seen.append(len(student_NV))
         assert isinstance(teacher, torch.Tensor)
         assert len(teacher) == len(student_NV)

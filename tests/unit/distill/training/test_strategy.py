@@ -15,11 +15,11 @@ from torch import distributed, multiprocessing
 from torch.distributed.fsdp import fully_shard
 
 from distill.data.examples import Example
-from distill.data.training_batches import Batch, Collate
-from distill.losses.distillation_loss import Weights
-from distill.models.cutting import cut
+from distill.data.training_batches import Batch, Collator
+from distill.losses.distillation_loss import LossWeights
+from distill.models.cutting import cut_layers
 from distill.training.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
-from distill.training.objective import Objective
+from distill.training.objective import DistillationObjective
 from distill.training.strategy import FullySharded, Replicated
 from eval.runtimes.torch_runtime import load_model
 from tests.conftest import ROOT, TEACHER
@@ -28,8 +28,10 @@ from tests.unit.labels import decoding, label
 WORLD = 2
 
 
-def objective() -> Objective:
-    return Objective(cut(load_model(TEACHER), [0, 3], [0, 3]), Weights(1.0, 0.0, 2.0), freeze_encoder=True)
+def objective() -> DistillationObjective:
+    return DistillationObjective(
+        cut_layers(load_model(TEACHER), [0, 3], [0, 3]), LossWeights(1.0, 0.0, 2.0), freeze_encoder=True
+    )
 
 
 def batch(folder: Path, rank: int) -> Batch:
@@ -39,7 +41,7 @@ def batch(folder: Path, rank: int) -> Batch:
         for n in (3, 5)
     ]
     chosen = rows if rank < 0 else rows[rank : rank + 1]
-    return Collate(7 * 16_000, 256)([Example(row, row.plain, []) for row in chosen])
+    return Collator(7 * 16_000, 256)([Example(row, row.plain, []) for row in chosen])
 
 
 def steps(model: Any, optimizer: torch.optim.Optimizer, data: Batch, count: int, world: int) -> None:
@@ -63,7 +65,7 @@ def sharded(rank: int, folder: Path, port: int) -> None:
     found = []
     for resumed in (False, True):
         model = objective()
-        plain = model.of(cut(load_model(TEACHER), [0, 3], [0, 3]))
+        plain = model.of(cut_layers(load_model(TEACHER), [0, 3], [0, 3]))
         for layer in [*model.student.model.encoder.layers, *model.student.model.decoder.layers]:
             fully_shard(layer)
         fully_shard(model)

@@ -8,7 +8,7 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eval.audio.recordings import AudioError, Reference, read_audio, read_blocks, seconds_of
+from eval.audio.recordings import AudioError, AudioReference, duration_of, read_audio, read_blocks
 
 NOISE = (np.random.default_rng(0).standard_normal(32_000) * 0.1).astype(np.float32)
 
@@ -21,9 +21,9 @@ times = st.tuples(st.integers(0, 10**6), st.integers(1, 10**6)).map(lambda t: (t
 def test_a_reference_is_read_as_it_is_written(
     path: Path, place: tuple[int, int] | None, seconds: tuple[float, float] | None
 ) -> None:
-    reference = Reference(path, place, seconds)
-    if place or seconds or Reference.parse(str(path)).path == path:
-        assert Reference.parse(str(reference)) == reference
+    reference = AudioReference(path, place, seconds)
+    if place or seconds or AudioReference.parse(str(path)).path == path:
+        assert AudioReference.parse(str(reference)) == reference
 
 
 @pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3"])
@@ -42,13 +42,13 @@ def test_a_file_inside_a_tar_is_read_in_place(tmp_path: Path) -> None:
     (tmp_path / "b.tar").write_bytes(b"x" * 512 + data + b"y" * 99)
     reference = f"{tmp_path}/b.tar#bytes=512,{len(data)}"
     np.testing.assert_array_equal(read_audio(reference), read_audio(tmp_path / "a.flac"))
-    assert seconds_of(Reference.parse(reference)) == 2.0
+    assert duration_of(AudioReference.parse(reference)) == 2.0
 
 
 @pytest.mark.parametrize("rate", [8_000, 22_050, 48_000])
 def test_blocks_are_the_whole_cut_up(tmp_path: Path, rate: int) -> None:
     soundfile.write(tmp_path / "a.wav", np.stack([NOISE, NOISE], 1), rate)
-    blocks = np.concatenate(list(read_blocks(Reference(tmp_path / "a.wav"), seconds=1)))
+    blocks = np.concatenate(list(read_blocks(AudioReference(tmp_path / "a.wav"), seconds=1)))
     np.testing.assert_allclose(blocks, read_audio(tmp_path / "a.wav"), atol=1e-6)
     assert len(blocks) == pytest.approx(len(NOISE) * 16_000 / rate, abs=1)
 

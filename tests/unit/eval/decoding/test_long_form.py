@@ -10,9 +10,18 @@ from hypothesis import strategies as st
 from transformers.models.whisper.tokenization_whisper import _find_longest_common_sequence
 
 from eval.audio.recordings import SAMPLE_RATE, read_audio
-from eval.decoding.long_form import LongTranscript, Mode, chunked, merge, seam, sequential, transcribe_long, units
-from eval.decoding.timestamps import closed
-from eval.decoding.transcriber import Format, Transcriber, Transcript
+from eval.decoding.long_form import (
+    LongTranscript,
+    Mode,
+    chunked,
+    find_seam,
+    merge_windows,
+    sequential,
+    transcribe_long,
+    words_or_characters,
+)
+from eval.decoding.timestamps import complete_segments
+from eval.decoding.transcriber import ModelFormat, Transcriber, Transcript
 from eval.runtimes.torch_runtime import TorchRuntime, load_model
 from tests.conftest import TEACHER
 
@@ -24,7 +33,7 @@ class Listener(Transcriber):
     """An exact listener to a language of levels: word 7 is 0.4 s of samples of 7. What a window cuts is misheard."""
 
     def __init__(self) -> None:
-        self.format = Format.load(TEACHER, "en", "transcribe")
+        self.format = ModelFormat.load(TEACHER, "en", "transcribe")
         self.tokenizer = Transcriber.with_runtime(Transcriber(None, TEACHER, "en"), None).tokenizer  # type: ignore[arg-type]
         self.misheard = 0
 
@@ -130,10 +139,12 @@ def test_what_came_before_is_carried_on_and_a_loop_is_not() -> None:
 def test_reading_goes_on_where_a_segment_closed() -> None:
     begin, end = 100, 50
     two = [begin, 1, begin + 50, begin + 50, 2, 3]
-    assert closed([*two, end], begin, end) == (two[:3], 1.0), "the open segment is read again"
-    assert closed([*two, begin + 80, end], begin, end) == ([*two, begin + 80], None), "all is closed: the whole window"
-    assert closed([begin, 1, 2, end], begin, end) == ([begin, 1, 2], None)
-    assert closed([end], begin, end) == ([], None)
+    assert complete_segments([*two, end], begin, end) == (two[:3], 1.0), "the open segment is read again"
+    assert complete_segments([*two, begin + 80, end], begin, end) == ([*two, begin + 80], None), (
+        "all is closed: the whole window"
+    )
+    assert complete_segments([begin, 1, 2, end], begin, end) == ([begin, 1, 2], None)
+    assert complete_segments([end], begin, end) == ([], None)
 
 
 @settings(deadline=None)
@@ -145,15 +156,17 @@ def test_seams_are_those_of_transformers_where_one_place_agrees_best(left: list[
     ]
     shares = sorted(sum(map(str.__eq__, head, tail)) / size for head, tail, size in pairs)
     assume(len(shares) < 2 or shares[-1] > shares[-2])
-    kept, start = seam(left, right, 100)
+    kept, start = find_seam(left, right, 100)
     ids = [[ord(letter) for letter in side] for side in (left, right)]
     assert [ord(letter) for letter in left[:kept] + right[start:]] == _find_longest_common_sequence(ids)
 
 
 def test_texts_are_joined_by_what_they_share() -> None:
-    assert merge(["One two, three four", "Three four five six"], overlap=0.5) == "One two, three four five six"
-    assert merge(["a b", "c d"]) == "a b c d", "nothing in common: all is kept"
-    assert merge(["no no no no no no", "no no no no no no"]).split() == ["no"] * 10, "not laid over from end to end"
-    assert merge(["今日は良い天気", "天気ですね皆さん"], overlap=0.5) == "今日は良い天気ですね皆さん"
-    assert (merge([]), merge(["", "", "a"])) == ("", "a")
-    assert units("ab 今日 cd") == [" ab", " 今", "日", " cd"]
+    assert merge_windows(["One two, three four", "Three four five six"], overlap=0.5) == "One two, three four five six"
+    assert merge_windows(["a b", "c d"]) == "a b c d", "nothing in common: all is kept"
+    assert merge_windows(["no no no no no no", "no no no no no no"]).split() == ["no"] * 10, (
+        "not laid over from end to end"
+    )
+    assert merge_windows(["今日は良い天気", "天気ですね皆さん"], overlap=0.5) == "今日は良い天気ですね皆さん"
+    assert (merge_windows([]), merge_windows(["", "", "a"])) == ("", "a")
+    assert words_or_characters("ab 今日 cd") == [" ab", " 今", "日", " cd"]

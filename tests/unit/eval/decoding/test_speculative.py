@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import WhisperForConditionalGeneration
 
-from distill.models.cutting import cut
+from distill.models.cutting import cut_layers
 from eval.audio.recordings import read_audio
 from eval.decoding.slot_decoder import SlotDecoder
 from eval.decoding.speculative import SpeculativeRuntime, open_speculative
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 END = 2
 WHISPER = random_whisper()
-DRAFTS = {"itself": WHISPER, "its first layer": cut(WHISPER, [0], [0]), "a stranger": random_whisper(1)}
+DRAFTS = {"itself": WHISPER, "its first layer": cut_layers(WHISPER, [0], [0]), "a stranger": random_whisper(1)}
 
 
 def greedy(

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from transformers import GenerationConfig
 from transformers.generation.logits_process import WhisperTimeStampLogitsProcessor
 
-from eval.decoding.subtitles import clock, subtitles
+from eval.decoding.subtitles import format_clock, format_subtitles
 from eval.decoding.timestamps import Segment, TimestampRules, segments
 
 END, NO_TIMES, BEGIN, SIZE = 20, 25, 26, 26 + 80
@@ -48,10 +48,10 @@ def test_segments_stand_between_their_timestamps() -> None:
 
 def test_subtitles() -> None:
     cues = [(0.0, 1.0, "a <b> & c"), (3661.5, 3662.25, "d --> e")]
-    assert clock(3661.5, ",") == "01:01:01,500"
-    assert subtitles(cues, "srt") == (
+    assert format_clock(3661.5, ",") == "01:01:01,500"
+    assert format_subtitles(cues, "srt") == (
         "1\n00:00:00,000 --> 00:00:01,000\na <b> & c\n\n2\n01:01:01,500 --> 01:01:02,250\nd -> e\n"
     )
-    assert subtitles(cues, "vtt") == (
+    assert format_subtitles(cues, "vtt") == (
         "WEBVTT\n\n00:00:00.000 --> 00:00:01.000\na &lt;b> &amp; c\n\n01:01:01.500 --> 01:01:02.250\nd -> e\n"
     )

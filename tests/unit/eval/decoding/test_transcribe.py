@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eval.decoding.memory_batches import LARGEST, BatchSize, within_memory
-from eval.runtimes.registry import available, choose
+from eval.decoding.memory_batches import LARGEST, BatchSize, transcribe_within_memory
+from eval.runtimes.registry import available_artefacts, choose_artefact
 from eval.runtimes.torch_runtime import load_model
 from eval.transcribe import audio_files
 from recipes.core.errors import UserError
@@ -56,7 +56,7 @@ def worker(files: int, mb: int) -> list[str]:
 
 
 def test_a_batch_that_was_too_large_is_halved_and_nothing_is_lost(capsys: pytest.CaptureFixture[str]) -> None:
-    rows = list(within_memory(worker(14, 50), 14, 180))
+    rows = list(transcribe_within_memory(worker(14, 50), 14, 180))
     assert [row["text"] for row in rows] == [str(number) for number in range(14)]
     said = capsys.readouterr().err
     assert "out of memory with 4 clips" in said
@@ -65,12 +65,12 @@ def test_a_batch_that_was_too_large_is_halved_and_nothing_is_lost(capsys: pytest
 
 def test_one_clip_that_is_too_much_ends_it() -> None:
     with pytest.raises(UserError, match="--memory-mb 100: one clip takes more"):
-        list(within_memory(worker(3, 300), 3, 100))
+        list(transcribe_within_memory(worker(3, 300), 3, 100))
 
 
 def test_another_failure_is_passed_on() -> None:
     with pytest.raises(SystemExit) as caught:
-        list(within_memory([sys.executable, "-c", "raise SystemExit(2)"], 3, 500))
+        list(transcribe_within_memory([sys.executable, "-c", "raise SystemExit(2)"], 3, 500))
     assert caught.value.code == 2
 
 
@@ -114,20 +114,25 @@ def test_the_model_is_chosen_among_what_the_folder_holds(tmp_path: Path) -> None
     onnx = [f"onnx/{part}{suffix}.onnx" for part in ("encoder_model", "decoder_model_merged")
             for suffix in ("", "_quantized")]  # fmt: skip
     both = model(tmp_path, *onnx, "ctranslate2-int8/model.bin", "model.safetensors")
-    assert list(available(both)) == [("onnx", "fp32"), ("onnx", "int8"), ("ctranslate2", "int8"), ("torch", "fp32")]
-    assert choose(both, None, None) == ("onnx", "fp32")
-    assert choose(both, None, "int8") == ("onnx", "int8")
-    assert choose(both, "ctranslate2", None) == ("ctranslate2", "int8")
-    assert choose(both, "torch", None) == ("torch", "fp32")
+    assert list(available_artefacts(both)) == [
+        ("onnx", "fp32"),
+        ("onnx", "int8"),
+        ("ctranslate2", "int8"),
+        ("torch", "fp32"),
+    ]
+    assert choose_artefact(both, None, None) == ("onnx", "fp32")
+    assert choose_artefact(both, None, "int8") == ("onnx", "int8")
+    assert choose_artefact(both, "ctranslate2", None) == ("ctranslate2", "int8")
+    assert choose_artefact(both, "torch", None) == ("torch", "fp32")
     with pytest.raises(UserError, match="expected weights for openvino int8, found onnx fp32, onnx int8, ctranslate2"):
-        choose(both, "openvino", "int8")
+        choose_artefact(both, "openvino", "int8")
 
 
 def test_a_folder_without_any_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="expected weights for any runtime, found none"):
-        choose(tmp_path, None, None)
+        choose_artefact(tmp_path, None, None)
     with pytest.raises(UserError, match="expected a model folder, found none"):
-        choose(tmp_path / "nowhere", None, None)
+        choose_artefact(tmp_path / "nowhere", None, None)
 
 
 def test_choosing_an_export_imports_no_torch(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from transformers import WhisperFeatureExtractor, WhisperTokenizer
 
 from eval.audio.recordings import read_audio
 from eval.decoding.transcriber import Transcriber
-from eval.runtimes.model_format import Format
+from eval.runtimes.model_format import ModelFormat
 from eval.runtimes.torch_runtime import TorchRuntime, load_model
 from recipes.core.errors import UserError
 from tests.conftest import TEACHER
@@ -64,7 +64,7 @@ def test_limits(clips: list[np.ndarray]) -> None:
 
 def test_an_unknown_language_is_refused() -> None:
     with pytest.raises(UserError, match=r"teacher.language: expected one of en .* found xx"):
-        Format.load(TEACHER, "xx", "transcribe")
+        ModelFormat.load(TEACHER, "xx", "transcribe")
 
 
 def test_timestamps_are_those_of_transformers(clips: list[np.ndarray]) -> None:

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from distill.exporters.head_selection import String, best_set, join, strings
+from distill.exporters.head_selection import JoinedClip, best_head_set, join_recordings, joined_clips
 from eval import transcribe
 from eval.audio.recordings import SAMPLE_RATE, read_audio
 from eval.decoding.transcriber import Transcriber
-from eval.decoding.word_times import WordTimer, smoothed, sounding, split_words, token_starts, trimmed
+from eval.decoding.word_times import WordTimer, loud_range, smooth_attention, split_words, token_starts, trim_silence
 from eval.runtimes.torch_runtime import TorchRuntime, load_model
 from recipes.core.errors import UserError
 from tests.conftest import TEACHER
@@ -70,7 +70,7 @@ def attention(edges: list[int], seed: int = 0, noise: float = 0.02) -> np.ndarra
 @settings(deadline=None)
 def test_known_attention_gives_known_times(lengths: list[int], seed: int) -> None:
     edges = np.cumsum([0, *lengths]).tolist()
-    starts_N = token_starts(smoothed(attention(edges, seed), 7))[0]
+    starts_N = token_starts(smooth_attention(attention(edges, seed), 7))[0]
     assert np.abs(starts_N - edges[:-1]).max() <= 1
 
 
@@ -78,7 +78,7 @@ def test_a_single_peak_does_not_move_a_word() -> None:
     edges = [0, 20, 40, 60]
     weights_1NS = attention(edges, noise=0.0)
     weights_1NS[0, 0, 55] = 1.0
-    assert token_starts(smoothed(weights_1NS, 7))[0].tolist() == edges[:-1]
+    assert token_starts(smooth_attention(weights_1NS, 7))[0].tolist() == edges[:-1]
 
 
 def pairs_tokenizer() -> Tokenizer:
@@ -159,7 +159,7 @@ def test_words_follow_the_audio(transcriber: Transcriber, timed: Path, speech: P
     tokens = transcriber.tokenizer.encode(" one two three", add_special_tokens=False).ids
     plain, late = (timer.words(np.concatenate(parts), tokens) for parts in ([samples], [silence, samples]))
     assert [word.word for word in plain] == ["one", "two", "three"]
-    begin, end = sounding(samples)
+    begin, end = loud_range(samples)
     for words, offset in ((plain, 0.0), (late, 0.5)):
         assert all(word.start < word.end for word in words)
         assert all(before.end <= after.start for before, after in pairwise(words))
@@ -203,11 +203,11 @@ def test_the_command_tells_words_of_a_clip_and_of_what_is_longer(
     assert [cue.splitlines()[-1] for cue in cues] == rows[0]["text"].split()
 
 
-def known(heads: list[np.ndarray], edges: list[int]) -> tuple[list[np.ndarray], list[String]]:
+def known(heads: list[np.ndarray], edges: list[int]) -> tuple[list[np.ndarray], list[JoinedClip]]:
     """One string of a token a piece, as these heads [1, N, S] see it."""
     spans = [(token, token + 1) for token in range(len(edges) - 1)]
     seconds = [(start / 50, end / 50) for start, end in pairwise(edges)]
-    return [np.concatenate(heads)], [String(np.zeros(320 * edges[-1]), [0] * len(spans), spans, seconds)]
+    return [np.concatenate(heads)], [JoinedClip(np.zeros(320 * edges[-1]), [0] * len(spans), spans, seconds)]
 
 
 def test_the_head_that_knows_is_found_and_one_that_does_not_is_not_added() -> None:
@@ -215,7 +215,7 @@ def test_the_head_that_knows_is_found_and_one_that_does_not_is_not_added() -> No
     noise = np.random.default_rng(0).standard_normal((1, 4, 110))
     late = attention([0, 45, 75, 90, 110])
     pictures, made = known([noise, attention(edges), late], edges)
-    chosen, error, alone = best_set(pictures, made)
+    chosen, error, alone = best_head_set(pictures, made)
     assert chosen == [1]
     assert error == alone[1] <= 20
     assert alone[2] > 100
@@ -227,7 +227,7 @@ def test_two_heads_that_know_a_half_each_are_chosen_together() -> None:
     first[:, 2:], second[:, :2] = 0.0, 0.0
     noise = np.random.default_rng(0).random((1, 4, 110))
     pictures, made = known([first, noise, second], edges)
-    chosen, error, alone = best_set(pictures, made)
+    chosen, error, alone = best_head_set(pictures, made)
     assert sorted(chosen) == [0, 2]
     assert error <= 20
     assert alone.min() > 0
@@ -237,11 +237,11 @@ def test_speech_is_found_within_a_recording() -> None:
     tone = 0.1 * np.sin(np.arange(8000) * 0.3)
     quiet = 0.0005 * np.random.default_rng(0).standard_normal(16_000)
     samples = np.concatenate([quiet[:3200], tone, quiet[:4800]]).astype(np.float32)
-    assert sounding(samples) == (0.2, 0.7)
-    assert trimmed(samples, 0.0, 1.0) == pytest.approx((0.2, 0.7))
-    assert trimmed(samples, 0.3, 0.5) == pytest.approx((0.3, 0.5))
-    assert trimmed(samples, 2.0, 3.0) == (1.0, 1.0)
-    assert sounding(np.zeros(10, np.float32)) == (0.0, 0.01)
+    assert loud_range(samples) == (0.2, 0.7)
+    assert trim_silence(samples, 0.0, 1.0) == pytest.approx((0.2, 0.7))
+    assert trim_silence(samples, 0.3, 0.5) == pytest.approx((0.3, 0.5))
+    assert trim_silence(samples, 2.0, 3.0) == (1.0, 1.0)
+    assert loud_range(np.zeros(10, np.float32)) == (0.0, 0.01)
 
 
 def test_strings_know_where_their_pieces_are(transcriber: Transcriber, speech: Path) -> None:
@@ -250,7 +250,7 @@ def test_strings_know_where_their_pieces_are(transcriber: Transcriber, speech: P
     labels = [
         label(row["file_name"], audio=str(speech / "train" / row["file_name"]), seconds=1.0, **changes) for row in rows
     ]
-    made = list(strings(labels, transcriber, clips=3, seed=0))
+    made = list(joined_clips(labels, transcriber, clips=3, seed=0))
     assert len(made) == 3
     for one in made:
         assert 2 <= len(one.spans) == len(one.seconds) <= 8
@@ -261,12 +261,12 @@ def test_strings_know_where_their_pieces_are(transcriber: Transcriber, speech: P
             assert np.abs(inside[:160]).max() > 0
             assert np.square(inside).mean() > np.square(one.samples).mean() / 10
     with pytest.raises(UserError, match=r"expected kept training labels of less than 3.5 s, .* found 0"):
-        list(strings([label("a", seconds=5.0)], transcriber, clips=3, seed=0))
+        list(joined_clips([label("a", seconds=5.0)], transcriber, clips=3, seed=0))
 
 
 def test_a_pause_lies_between_pieces() -> None:
     piece = np.ones(1600, np.float32)
-    one = join([piece, piece], ["a b", "c"], TOKENIZERS[0], np.random.default_rng(0), 0.5)
+    one = join_recordings([piece, piece], ["a b", "c"], TOKENIZERS[0], np.random.default_rng(0), 0.5)
     (first, end), (second, _) = one.seconds
     assert (first, end) == (0.0, 0.1)
     assert 0.1 < second < 0.6

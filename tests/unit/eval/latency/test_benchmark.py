@@ -13,22 +13,22 @@ from hypothesis import strategies as st
 
 from eval.audio.recordings import read_audio
 from eval.decoding.transcriber import Transcriber
-from eval.latency.measuring import Bench, merge, run_task
-from eval.latency.operator_placement import _litert, placement
-from eval.latency.timing import TimedRuntime, noise, token_at
+from eval.latency.measuring import BenchmarkRunner, merge_measurements, run_task
+from eval.latency.operator_placement import _litert, operator_placement
+from eval.latency.timing import TimedRuntime, pass_to_pass_range, token_at
 from eval.runtimes.process_memory import out_of_memory
 from eval.runtimes.systems import System
 from eval.runtimes.torch_runtime import TorchRuntime, load_model
 from recipes.core.errors import RunError
-from recipes.schema.device_budget import Setting
-from recipes.schema.recipe import Recipe, validate
+from recipes.schema.device_budget import MeasurementSettings
+from recipes.schema.recipe import Recipe, validate_recipe
 from tests.conftest import ROOT, TEACHER
 
 GREEDY = "import json, time; held = bytearray({mb} * 10**6); time.sleep(0.2); print(json.dumps({{'held': len(held)}}))"
 
 
 def test_what_takes_more_than_the_cap_does_not_fit() -> None:
-    found = run_task([sys.executable, "-c", GREEDY.format(mb=400)], "a", {}, Setting(1, 200.0))
+    found = run_task([sys.executable, "-c", GREEDY.format(mb=400)], "a", {}, MeasurementSettings(1, 200.0))
     assert found["fits"] is False
     assert found["clip_ms"] is None
     assert found["peak_rss_mb"] > 200
@@ -37,8 +37,8 @@ def test_what_takes_more_than_the_cap_does_not_fit() -> None:
 
 def test_what_stays_below_the_cap_is_measured() -> None:
     command = [sys.executable, "-c", GREEDY.format(mb=50)]
-    assert run_task(command, "a", {}, Setting(1, 400.0)) == {"held": 50_000_000}
-    assert run_task(command, "a", {}, Setting(1, None)) == {"held": 50_000_000}
+    assert run_task(command, "a", {}, MeasurementSettings(1, 400.0)) == {"held": 50_000_000}
+    assert run_task(command, "a", {}, MeasurementSettings(1, None)) == {"held": 50_000_000}
 
 
 def test_what_measures_ends_with_the_stage_that_started_it() -> None:
@@ -55,7 +55,7 @@ def test_what_measures_ends_with_the_stage_that_started_it() -> None:
 
 def test_another_failure_is_no_want_of_memory() -> None:
     with pytest.raises(RunError, match="status 1: ValueError: broken"):
-        run_task([sys.executable, "-c", "raise ValueError('broken')"], "a", {}, Setting(1, 400.0))
+        run_task([sys.executable, "-c", "raise ValueError('broken')"], "a", {}, MeasurementSettings(1, 400.0))
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_want_of_memory_is_known_by_what_libraries_say(said: str) -> None:
 def recipe(tmp_path: Path, repeats: int = 2) -> Recipe:
     budget = tmp_path / "b.yaml"
     budget.write_text("{name: b, description: d, source: s, limits: {clip_p95_ms: 300}}")
-    return validate(
+    return validate_recipe(
         {"name": "x", "teacher": {"model": "m"}, "corpus": {"sources": [{"audio": "a"}]},
          "student": {"decoder_layers": 1}, "benchmark": {"repeats": repeats}, "budget": {"device": budget}}, "here",
     )  # fmt: skip
@@ -83,14 +83,14 @@ def row(p95: float, low: float, high: float) -> dict[str, Any]:
             "peak_rss_mb": 100.0, "noise": {"clip_p95_ms": [low, high], "rtf": [0.1, 0.1]}}  # fmt: skip
 
 
-class Scripted(Bench):
+class Scripted(BenchmarkRunner):
     """Measures what it is told."""
 
     def __init__(self, recipe: Recipe, rows: list[dict[str, Any]]):
         super().__init__(recipe, [])
         self.rows = rows
 
-    def measure(self, system: System, wanted: Setting | None = None) -> dict[str, Any]:  # noqa: ARG002
+    def measure(self, system: System, wanted: MeasurementSettings | None = None) -> dict[str, Any]:  # noqa: ARG002
         return self.rows.pop(0)
 
 
@@ -124,19 +124,19 @@ def test_drift_of_the_baseline_counts_as_noise(tmp_path: Path) -> None:
 
 def test_of_repeated_measurements_one_that_does_not_fit_decides() -> None:
     ended = {**row(1, 1, 1), "fits": False, "clip_ms": None}
-    assert merge([row(100, 90, 110), ended]) is ended
+    assert merge_measurements([row(100, 90, 110), ended]) is ended
 
 
 @given(st.lists(st.floats(0.001, 1), min_size=1, max_size=30), st.integers(1, 5))
 def test_noise_is_what_passes_differ_by(whole: list[float], clips: int) -> None:
-    found = noise(whole, [1.0] * len(whole), clips)
+    found = pass_to_pass_range(whole, [1.0] * len(whole), clips)
     if len(whole) < 2 * clips:
         assert found is None
         return
     assert found is not None
     passes = [sum(whole[at : at + clips]) / clips for at in range(0, len(whole) - clips + 1, clips)]
     assert found["rtf"] == pytest.approx([min(passes), max(passes)])
-    steady = noise(whole[:clips] * 3, [1.0] * 3 * clips, clips)
+    steady = pass_to_pass_range(whole[:clips] * 3, [1.0] * 3 * clips, clips)
     assert steady is not None
     for low, high in steady.values():
         assert low == pytest.approx(high)
@@ -155,7 +155,7 @@ def task(folder: Path, runtime: str, precision: str, clips: list[str]) -> dict[s
 def test_clients_share_one_process(clips: list[str]) -> None:
     command = [sys.executable, "-m", "eval.latency.concurrency"]
     given = task(TEACHER, "torch", "fp32", clips) | {"clients": 3}
-    found = run_task(command, "teacher", given, Setting(1, None))
+    found = run_task(command, "teacher", given, MeasurementSettings(1, None))
     assert (found["clients"], found["sessions"], found["requests"]) == (3, 1, 6)
     assert found["p50_ms"] <= found["p95_ms"]
     assert found["tokens_per_s"] > found["requests_per_s"], "a text has several tokens"
@@ -192,7 +192,7 @@ def test_onnx_runtime_tells_where_its_operators_ran(tmp_path: Path, clips: list[
     for name in ("config.json", "generation_config.json", "preprocessor_config.json", "tokenizer.json"):
         (tmp_path / name).write_bytes((TEACHER / name).read_bytes())
     transcriber = Transcriber(OnnxRuntime(tmp_path, "int8", 1), tmp_path, "en")
-    rows = placement(task(tmp_path, "onnx", "int8", clips), transcriber, read_audio(clips[0]))
+    rows = operator_placement(task(tmp_path, "onnx", "int8", clips), transcriber, read_audio(clips[0]))
     assert rows is not None
     assert {(row["part"], row["place"]) for row in rows} == {("encoder", "CPU"), ("decoder", "CPU")}
     assert sum(row["count"] for row in rows if row["op"] == "Conv") == 2, "the encoder's two convolutions, each once"

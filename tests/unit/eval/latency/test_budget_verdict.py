@@ -6,11 +6,18 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eval.latency.budget_verdict import emulation, judge, noisy, variants_for, verdict, wer_gaps
+from eval.latency.budget_verdict import (
+    describe_emulation,
+    judge_artefact,
+    judge_device,
+    variants_for_device,
+    wer_gaps,
+    within_noise,
+)
 from recipes.core.errors import UserError
 from recipes.engine.stage_folder import fingerprints
-from recipes.schema.device_budget import DeviceBudget, Limits, emulated, load_budget
-from recipes.schema.recipe import Recipe, validate
+from recipes.schema.device_budget import BudgetLimits, DeviceBudget, emulated_settings, load_budget
+from recipes.schema.recipe import Recipe, validate_recipe
 from tests.conftest import ROOT
 
 numbers = st.floats(0.01, 1e4)
@@ -34,8 +41,8 @@ GAPS = {"a": gap(0.5, 0.4, 0.6), "b": gap(0.9, 0.8, 0.95)}
 
 
 def device(**values: Any) -> DeviceBudget:
-    limits = {key: values.pop(key) for key in Limits.model_fields if key in values}
-    return DeviceBudget(name="d", description="x", source="y", limits=Limits(**limits), **values)
+    limits = {key: values.pop(key) for key in BudgetLimits.model_fields if key in values}
+    return DeviceBudget(name="d", description="x", source="y", limits=BudgetLimits(**limits), **values)
 
 
 def written(tmp_path: Path, name: str = "d", **values: Any) -> Path:
@@ -45,24 +52,24 @@ def written(tmp_path: Path, name: str = "d", **values: Any) -> Path:
 
 
 def test_the_smallest_artefact_that_passes_is_named() -> None:
-    assert judge(device(clip_p95_ms=300, wer_increase=1.0), VARIANTS, GAPS, True)["cheapest"] == "b"
-    strict = judge(device(clip_p95_ms=110), VARIANTS, GAPS, True)
+    assert judge_device(device(clip_p95_ms=300, wer_increase=1.0), VARIANTS, GAPS, True)["cheapest"] == "b"
+    strict = judge_device(device(clip_p95_ms=110), VARIANTS, GAPS, True)
     assert (strict["kept"], strict["cheapest"]) == (True, "a")
     assert [item["kept"] for item in strict["verdicts"]] == [True, False]
 
 
 def test_of_equal_size_the_faster_is_the_cheaper() -> None:
     rows = [variant("slow", "export", 4, 100), variant("fast", "export", 4, 50)]
-    assert judge(device(clip_p95_ms=300), rows, {}, True)["cheapest"] == "fast"
+    assert judge_device(device(clip_p95_ms=300), rows, {}, True)["cheapest"] == "fast"
 
 
 def test_a_budget_nothing_keeps_is_missed() -> None:
-    result = judge(device(wer_increase=0.4), VARIANTS, GAPS, True)
+    result = judge_device(device(wer_increase=0.4), VARIANTS, GAPS, True)
     assert (result["kept"], result["cheapest"]) == (False, None)
 
 
 def test_a_limit_that_was_not_measured_is_not_kept() -> None:
-    assert not judge(device(wer_increase=9), VARIANTS, {}, True)["kept"]
+    assert not judge_device(device(wer_increase=9), VARIANTS, {}, True)["kept"]
 
 
 @given(numbers, numbers, numbers, numbers, st.floats(0.5, 2))
@@ -71,7 +78,7 @@ def test_kept_is_the_value_and_safe_the_band(
 ) -> None:
     low, high = sorted((one, other))
     row = variant("a", "export", 1, p95, noise={"clip_p95_ms": [min(low, p95), max(high, p95)]})
-    found = verdict(device(clip_p95_ms=allowed), row, None, drift)
+    found = judge_artefact(device(clip_p95_ms=allowed), row, None, drift)
     (limit,) = found["rows"]
     assert limit["kept"] == found["kept"] == (p95 <= allowed)
     assert limit["low"] <= p95 * min(drift, 1 / drift) * (1 + 1e-9)
@@ -81,25 +88,25 @@ def test_kept_is_the_value_and_safe_the_band(
 
 
 def test_an_interval_of_the_wer_that_reaches_over_the_limit_is_said() -> None:
-    found = verdict(device(wer_increase=1.0), VARIANTS[1], gap(0.5, -0.5, 1.5))
+    found = judge_artefact(device(wer_increase=1.0), VARIANTS[1], gap(0.5, -0.5, 1.5))
     assert (found["kept"], found["safe"]) == (True, False)
     assert found["rows"][0]["note"] == "open: limit 1 points, 95 % interval -0.5 to 1.5"
-    assert verdict(device(wer_increase=1.0), VARIANTS[1], gap(0.5, -0.5, 0.9))["safe"]
+    assert judge_artefact(device(wer_increase=1.0), VARIANTS[1], gap(0.5, -0.5, 0.9))["safe"]
 
 
 def test_a_sure_miss_settles_it() -> None:
     row = variant("a", "export", 10, 100, noise={"clip_p95_ms": [90, 110]})
-    assert noisy(device(clip_p95_ms=100), row, 1.0)
-    assert not noisy(device(clip_p95_ms=100, size_mb=5), row, 1.0)
-    assert not noisy(device(clip_p95_ms=200), row, 1.0)
-    assert noisy(device(clip_p95_ms=200), row, 2.5), "a machine that drifted so far"
+    assert within_noise(device(clip_p95_ms=100), row, 1.0)
+    assert not within_noise(device(clip_p95_ms=100, size_mb=5), row, 1.0)
+    assert not within_noise(device(clip_p95_ms=200), row, 1.0)
+    assert within_noise(device(clip_p95_ms=200), row, 2.5), "a machine that drifted so far"
 
 
 def test_what_does_not_fit_is_missed_and_says_so() -> None:
     row = variant("a", "export", 10, 100) | {
         "fits": False, "reason": "ended at 120 MB", "clip_ms": None, "rtf": None, "peak_rss_mb": 120.0
     }  # fmt: skip
-    found = judge(device(memory_mb=110, clip_p95_ms=300, size_mb=20), [row], {}, True)
+    found = judge_device(device(memory_mb=110, clip_p95_ms=300, size_mb=20), [row], {}, True)
     assert not found["kept"]
     assert found["verdicts"][0]["rows"][0]["note"] == "does not fit: ended at 120 MB"
 
@@ -108,23 +115,27 @@ def test_an_emulation_says_what_it_is() -> None:
     run = {"devices": ["d"], "threads": 2, "memory_mb": 512.0, "variants": VARIANTS[1:]}
     latency = {"cpu": "A CPU", "threads": 2, "variants": VARIANTS, "emulated": [run]}
     phone = device(cpu="an Arm CPU", threads=4, memory_mb=512)
-    found = emulation(phone, latency)
+    found = describe_emulation(phone, latency)
     assert found is not None
     assert "measured on A CPU with 2 threads (the device may use 4, more than this machine has)" in found["text"]
     assert "at most 512 MB" in found["text"]
     assert "an Arm CPU, is another; no published factor" in found["text"]
-    assert variants_for(phone, latency) == VARIANTS[1:]
-    assert emulation(device(), latency) is None, "this machine is the device"
-    assert variants_for(device(), {**latency, "emulated": []}) == VARIANTS
+    assert variants_for_device(phone, latency) == VARIANTS[1:]
+    assert describe_emulation(device(), latency) is None, "this machine is the device"
+    assert variants_for_device(device(), {**latency, "emulated": []}) == VARIANTS
 
 
 def test_a_published_factor_holds_for_its_machine_alone() -> None:
     scaled = device(cpu="an Arm CPU", clip_p95_ms=150, scale={"cpu": "A CPU", "factor": 2, "source": "paper"})
     latency = {"cpu": "A CPU 2", "threads": 2, "variants": VARIANTS}
-    (row,) = judge(scaled, VARIANTS[1:2], {}, True, emulation=emulation(scaled, latency))["verdicts"][0]["rows"]
+    (row,) = judge_device(scaled, VARIANTS[1:2], {}, True, emulation=describe_emulation(scaled, latency))["verdicts"][
+        0
+    ]["rows"]
     assert (row["measured"], row["kept"]) == (200, False)
     latency["cpu"] = "another"
-    (row,) = judge(scaled, VARIANTS[1:2], {}, True, emulation=emulation(scaled, latency))["verdicts"][0]["rows"]
+    (row,) = judge_device(scaled, VARIANTS[1:2], {}, True, emulation=describe_emulation(scaled, latency))["verdicts"][
+        0
+    ]["rows"]
     assert (row["measured"], row["kept"]) == (100, True)
 
 
@@ -143,7 +154,7 @@ def test_a_misspelt_limit_is_refused(tmp_path: Path) -> None:
 
 
 def recipe(device: Path, *also: Path, threads: int = 2) -> Recipe:
-    return validate(
+    return validate_recipe(
         {"name": "x", "teacher": {"model": "m"}, "corpus": {"sources": [{"audio": "a"}]},
          "student": {"decoder_layers": 1}, "benchmark": {"threads": threads},
          "budget": {"device": device, "also": list(also)}}, "here",
@@ -152,8 +163,8 @@ def recipe(device: Path, *also: Path, threads: int = 2) -> Recipe:
 
 def test_only_what_a_budget_asks_of_the_machine_is_measured_again(tmp_path: Path) -> None:
     plain, small = written(tmp_path, "plain", threads=2), written(tmp_path, "small", threads=1, memory_mb=512)
-    assert emulated(recipe(plain)) == {}
-    assert emulated(recipe(plain, small)) == {"small": (1, 512)}
+    assert emulated_settings(recipe(plain)) == {}
+    assert emulated_settings(recipe(plain, small)) == {"small": (1, 512)}
     before = fingerprints(recipe(plain, small), "benchmark")
     assert before["threads and memory of small"] == "(1, 512.0)"
     written(tmp_path, "small", threads=1, memory_mb=512, limits={"rtf": 1})
@@ -164,7 +175,7 @@ def test_only_what_a_budget_asks_of_the_machine_is_measured_again(tmp_path: Path
 def test_a_device_named_twice_is_refused(tmp_path: Path) -> None:
     file = written(tmp_path)
     with pytest.raises(UserError, match="found d twice"):
-        emulated(recipe(file, file))
+        emulated_settings(recipe(file, file))
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "recipes" / "budgets").glob("*.yaml")), ids=lambda file: file.stem)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from eval.page.site import PAGE, Handler, Site, precisions, site, write
+from eval.page.site import PAGE, Handler, Site, build_site, onnx_precisions, write_site
 from eval.page.web_packages import MEMBERS, web_packages
 from eval.runtimes.onnx_runtime import SUFFIX
 from recipes.core.errors import UserError
@@ -44,7 +44,7 @@ def packages(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def content(model: Path, packages: Path) -> Site:
-    return site(model, packages, precisions(model), "small", offline=True)
+    return build_site(model, packages, onnx_precisions(model), "small", offline=True)
 
 
 def test_the_page_knows_the_model_and_gets_only_what_it_needs(content: Site) -> None:
@@ -68,38 +68,38 @@ def test_every_file_that_the_page_names_is_there(content: Site) -> None:
 
 def test_large_weights_go_along(model: Path, packages: Path) -> None:
     (model / "onnx" / "encoder_model.onnx_data").write_bytes(b"0" * 50_000)
-    found = precisions(model, ["fp32"])
+    found = onnx_precisions(model, ["fp32"])
     assert found[0]["mb"] == 0.07
-    assert "model/onnx/encoder_model.onnx_data" in site(model, packages, found, "small", offline=False)
+    assert "model/onnx/encoder_model.onnx_data" in build_site(model, packages, found, "small", offline=False)
 
 
 def test_a_folder_that_is_no_export_is_refused(model: Path) -> None:
     with pytest.raises(UserError, match="in fp16, found fp32, int8"):
-        precisions(model, ["fp16"])
+        onnx_precisions(model, ["fp16"])
     (model / "onnx" / "encoder_model.onnx").unlink()
-    assert [item["name"] for item in precisions(model)] == ["int8"]
+    assert [item["name"] for item in onnx_precisions(model)] == ["int8"]
     (model / "onnx" / "decoder_model_merged_quantized.onnx").unlink()
     with pytest.raises(UserError, match="found none"):
-        precisions(model)
+        onnx_precisions(model)
     (model / "tokenizer.json").unlink()
     with pytest.raises(UserError, match=r"tokenizer\.json"):
-        precisions(model)
+        onnx_precisions(model)
 
 
 def test_a_static_folder_is_whole_and_never_written_over_anything_else(content: Site, tmp_path: Path) -> None:
     out = tmp_path / "public" / "page"
     for _ in range(2):  # an earlier page is replaced
-        size = write(content, out)
+        size = write_site(content, out)
         assert {str(file.relative_to(out)) for file in out.rglob("*") if file.is_file()} == set(content)
         assert size == sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
     other = tmp_path / "other"
     other.mkdir()
     (other / "thesis.txt").write_text("years of work")
     with pytest.raises(UserError, match="name another"):
-        write(content, other)
+        write_site(content, other)
     (out / "CNAME").write_text("example.org")
     with pytest.raises(UserError, match="found CNAME"):
-        write(content, out)
+        write_site(content, out)
     assert (out / "CNAME").is_file()
     assert not list(tmp_path.rglob("*.partial"))
 

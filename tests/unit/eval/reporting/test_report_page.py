@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eval.reporting.plots import Point, place_labels, scatter
-from eval.reporting.report_page import diff, figure, render
+from eval.reporting.report_page import format_figure, highlight_differences, render_page
 
 MACHINE = {
     "cpu": "A CPU",
@@ -113,7 +113,7 @@ def full() -> dict[str, Any]:
 
 
 def test_a_full_report_shows_every_system_and_loads_nothing_from_elsewhere() -> None:
-    page = render(full(), {})
+    page = render_page(full(), {})
     for name in (
         "teacher-torch-fp32",
         "student-torch-fp32",
@@ -136,7 +136,7 @@ def test_a_full_report_shows_every_system_and_loads_nothing_from_elsewhere() -> 
 def test_another_run_stands_beside() -> None:
     report = full()
     other = {"name": "small-shape", "student": report["student"], "latency": report["latency"] | {"fixed_tokens": 50}}
-    page = render(report | {"beside": [other]}, {})
+    page = render_page(report | {"beside": [other]}, {})
     assert "Beside: small-shape" in page
     assert page.index("50 tokens each") > page.index("Beside: small-shape")
 
@@ -148,7 +148,7 @@ def test_compression_and_healing_are_shown() -> None:
               "fc2": {"of": 192, "rank": 192, "replaced": False, "kept": 1.0}}  # fmt: skip
     small = student | {"name": "low_rank", "encoder_macs_m": 473.1, "options": {"preset": "fast"}, "layers": layers}
     report |= {"compression": {"command": "c", "steps": [student, small]}, "healing": report["training"]}
-    page = render(report, {})
+    page = render_page(report, {})
     assert "preset fast<small>1 of 2 layers replaced, ranks 48 to 48</small>" in page
     assert "WER on validation audio during healing" in page
     assert page.count("<svg") == 8
@@ -179,7 +179,7 @@ def test_devices_clients_and_operators_are_shown() -> None:
                          "p50_ms": 40.0, "p95_ms": 55.0, "requests_per_s": 98.0, "tokens_per_s": 1234.0,
                          "peak_rss_mb": 140.0}],
     }  # fmt: skip
-    page = render(report, {})
+    page = render_page(report, {})
     for said in (
         "phone: missed by every artefact", "An emulation: so.", "does not fit", "ended at 120 MB", "kept, unsafe",
         "480 to 520, unsafe", "at 124", "2 CPU float", "1234",
@@ -188,13 +188,13 @@ def test_devices_clients_and_operators_are_shown() -> None:
 
 
 def test_transcripts_are_escaped() -> None:
-    assert "<script>" not in render(full(), {})
-    assert diff("a b", "a <b>") == "a <del>b</del> <ins>&lt;b&gt;</ins>"
+    assert "<script>" not in render_page(full(), {})
+    assert highlight_differences("a b", "a <b>") == "a <del>b</del> <ins>&lt;b&gt;</ins>"
 
 
 def test_the_page_is_the_same_each_time_and_its_ids_are_unique() -> None:
-    page = render(full(), {})
-    assert page == render(full(), {})
+    page = render_page(full(), {})
+    assert page == render_page(full(), {})
     ids = re.findall(r'\bid="([^"]+)"', page)
     assert len(ids) == len(set(ids))
     targets = set(re.findall(r'(?:href="#|url\(#)([^")]+)', page))
@@ -202,11 +202,11 @@ def test_the_page_is_the_same_each_time_and_its_ids_are_unique() -> None:
 
 
 def test_a_bare_report_renders() -> None:
-    assert "bare" in render(BARE, {})
+    assert "bare" in render_page(BARE, {})
 
 
 def test_figures_are_readable() -> None:
-    assert [figure(value) for value in (None, 0.0, 4.2e-6, 0.01234, 0.5, 1.2345, 123.456, 4567.8)] == [
+    assert [format_figure(value) for value in (None, 0.0, 4.2e-6, 0.01234, 0.5, 1.2345, 123.456, 4567.8)] == [
         "–", "0", "4.20e-06", "0.0123", "0.500", "1.23", "123", "4568",
     ]  # fmt: skip
 

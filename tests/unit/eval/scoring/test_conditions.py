@@ -10,13 +10,20 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eval.audio.noise import COLOURS, level, load_noise
+from eval.audio.noise import COLOURS, load_noise, root_mean_square
 from eval.audio.utterances import Utterance
-from eval.scoring.conditions import Clip, Condition, alone, clean, long_form, noisy
+from eval.scoring.conditions import (
+    Condition,
+    TestClip,
+    clean_condition,
+    long_form_conditions,
+    noise_only_condition,
+    noisy_conditions,
+)
 from eval.scoring.error_rates import normalizer
 from eval.scoring.scorer import Scorer
 from recipes.core.errors import UserError
-from recipes.schema.eval_section import Eval, LongForm, Noise
+from recipes.schema.eval_section import EvalSection, LongFormOptions, NoiseOptions
 from tests.conftest import TEACHER
 
 
@@ -32,12 +39,12 @@ def test_set(tmp_path: Path) -> Condition:
             seconds=(8_000 + 100 * index) / 16_000, speaker=f"s{index % 2}", language=None, parts=[], part_seconds=[],
             sha256="",
         ))  # fmt: skip
-    return clean(items)
+    return clean_condition(items)
 
 
 def test_noise_is_the_same_each_time_and_as_loud_as_asked(test_set: Condition) -> None:
-    settings = Noise(snr_db=[0, 20], utterances=4)
-    made, again = noisy(test_set, settings, 7), noisy(test_set, settings, 7)
+    settings = NoiseOptions(snr_db=[0, 20], utterances=4)
+    made, again = noisy_conditions(test_set, settings, 7), noisy_conditions(test_set, settings, 7)
     assert [condition.name for condition in made] == ["noise-20dB", "noise-0dB"]
     assert [[clip.id for clip in condition.clips] for condition in made] == [
         [test_set.clips[index].id for index in (0, 3, 6, 9, 12, 14, 16, 18)]
@@ -46,10 +53,12 @@ def test_noise_is_the_same_each_time_and_as_loud_as_asked(test_set: Condition) -
         for clip, other, index in zip(condition.clips, same.clips, condition.parts, strict=True):
             heard, quiet = clip.read(), test_set.clips[index].read()
             np.testing.assert_array_equal(heard, other.read())
-            assert 20 * np.log10(level(quiet) / level(heard - quiet)) == pytest.approx(condition.snr_db, abs=0.01)
+            assert 20 * np.log10(root_mean_square(quiet) / root_mean_square(heard - quiet)) == pytest.approx(
+                condition.snr_db, abs=0.01
+            )
     loud, soft = (condition.clips[0].read() - test_set.clips[0].read() for condition in (made[1], made[0]))
     np.testing.assert_allclose(soft, loud / 10, atol=1e-5), "the same noise at every ratio"
-    assert not np.array_equal(noisy(test_set, settings, 8)[0].clips[0].read(), made[0].clips[0].read())
+    assert not np.array_equal(noisy_conditions(test_set, settings, 8)[0].clips[0].read(), made[0].clips[0].read())
 
 
 def test_noise_made_here_has_its_colour() -> None:
@@ -62,24 +71,24 @@ def test_noise_made_here_has_its_colour() -> None:
 def test_nobody_speaks_in_silence_and_noise(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "hum-noise.wav", np.random.default_rng(0).normal(0, 0.1, 4_000), 16_000)
     soundfile.write(tmp_path / "room.wav", np.ones(100) / 2, 16_000)
-    heard = alone(Noise(folder=tmp_path, files=["*noise*"], alone=3), 16_000, 0)
+    heard = noise_only_condition(NoiseOptions(folder=tmp_path, files=["*noise*"], alone=3), 16_000, 0)
     assert [clip.id for clip in heard.clips] == ["silence", "hum-noise-0", "hum-noise-1", "hum-noise-2"]
     assert not heard.clips[0].read().any()
     assert all(len(clip.read()) == 16_000 and clip.read().std() > 0.05 for clip in heard.clips[1:])
     with pytest.raises(UserError, match=r"eval\.noise\.folder: expected audio \(\*\.mp3\)"):
-        alone(Noise(folder=tmp_path, files=["*.mp3"]), 16_000, 0)
+        noise_only_condition(NoiseOptions(folder=tmp_path, files=["*.mp3"]), 16_000, 0)
 
 
 @given(seconds=st.floats(0.1, 30), recordings=st.integers(1, 9), pause=st.floats(0, 1))
 def test_joined_recordings_hold_each_utterance_once(seconds: float, recordings: int, pause: float) -> None:
     clips = [
-        Clip(str(index), "ab"[index > 11], 0.5, f"w{index}", lambda: np.ones(8_000), f"s{index % 2}")
+        TestClip(str(index), "ab"[index > 11], 0.5, f"w{index}", lambda: np.ones(8_000), f"s{index % 2}")
         for index in range(20)
     ]
-    settings = LongForm(
+    settings = LongFormOptions(
         joined_seconds=seconds, recordings=recordings, pause_seconds=pause, modes=["chunked"]
     )  # fmt: skip
-    (joined,) = long_form(Condition("", clips), settings, 0)
+    (joined,) = long_form_conditions(Condition("", clips), settings, 0)
     parts = [part for clip in joined.clips for part in clip.parts]
     assert len(parts) == len(set(parts))
     for clip in joined.clips:
@@ -94,20 +103,20 @@ def test_joined_recordings_hold_each_utterance_once(seconds: float, recordings: 
 def test_a_folder_of_long_recordings(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "talk.wav", np.zeros(160_000), 16_000)
     (tmp_path / "metadata.jsonl").write_text(json.dumps({"file_name": "talk.wav", "text": "nothing at all"}) + "\n")
-    sequential, chunked = long_form(Condition("", []), LongForm(folder=tmp_path), 0)
+    sequential, chunked = long_form_conditions(Condition("", []), LongFormOptions(folder=tmp_path), 0)
     assert (sequential.mode, chunked.mode) == ("sequential", "chunked")
     (clip,) = chunked.clips
     assert (clip.text, clip.seconds, clip.set, len(clip.read())) == ("nothing at all", 10.0, tmp_path.name, 160_000)
     (tmp_path / "talk.wav").unlink()
     with pytest.raises(UserError, match=r"talk\.wav: no such file"):
-        long_form(Condition("", []), LongForm(folder=tmp_path), 0)
+        long_form_conditions(Condition("", []), LongFormOptions(folder=tmp_path), 0)
 
 
 def scored(
     references: list[str], teacher: list[str], mine: list[str], **more: Any
 ) -> tuple[Scorer, Condition, dict[str, list[str]], dict[str, list[str]]]:
-    clips = [Clip(str(index), "s", 1.0, text, lambda: np.zeros(1)) for index, text in enumerate(references)]
-    scorer = Scorer(Eval(bootstrap=100), 0, normalizer("basic", TEACHER))
+    clips = [TestClip(str(index), "s", 1.0, text, lambda: np.zeros(1)) for index, text in enumerate(references)]
+    scorer = Scorer(EvalSection(bootstrap=100), 0, normalizer("basic", TEACHER))
     return scorer, Condition("", clips), {"": mine, **more}, {"": teacher}
 
 
@@ -126,7 +135,7 @@ def test_regressions_are_counted_clip_by_clip_and_the_worst_come_first() -> None
 def test_invented_words_are_counted() -> None:
     references, said = ["no no no", "stop", "go"], ["no no no", "stop it it it it", "go"]
     scorer, test, mine, _ = scored(references, references, said, alone=["", "thank you"])
-    silence = Condition("alone", [Clip(name, "", 6.0, "", lambda: np.zeros(1)) for name in ("silence", "pink-0")])
+    silence = Condition("alone", [TestClip(name, "", 6.0, "", lambda: np.zeros(1)) for name in ("silence", "pink-0")])
     found = scorer.hallucination(test, silence, mine)
     assert found["insertion_rate"]["value"] == pytest.approx(100 * 4 / 5)
     assert (found["loops"], found["looping"][0]["id"]) == (1, "1"), "what is said three times is no loop"
@@ -135,7 +144,9 @@ def test_invented_words_are_counted() -> None:
 
 def test_a_joined_recording_is_held_against_its_utterances_one_by_one() -> None:
     scorer, _, mine, _ = scored(["one", "two"], [], ["one", "to"], **{"long-chunked": ["one two two"]})
-    whole = Condition("long-chunked", [Clip("j", "s", 2.0, "one two", lambda: np.zeros(1), parts=(0, 1))], "chunked")
+    whole = Condition(
+        "long-chunked", [TestClip("j", "s", 2.0, "one two", lambda: np.zeros(1), parts=(0, 1))], "chunked"
+    )
     found = scorer.long_form([whole], mine)["s"]
     assert {mode: (row["wer"]["value"], row["substitutions"], row["insertions"]) for mode, row in found.items()} == {
         "chunked": (50.0, 0, 1), "separate": (50.0, 1, 0)

@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from transformers.models.whisper.english_normalizer import BasicTextNormalizer, EnglishTextNormalizer
 
-from eval.scoring.error_rates import Errors, bootstrap, count_errors, macro_bootstrap, normalizer, permutation_test
+from eval.scoring.error_rates import ErrorCounts, bootstrap, count_errors, macro_bootstrap, normalizer, permutation_test
 from eval.scoring.evaluate_metric import ErrorRate
 from recipes.core.errors import UserError
 from tests.conftest import TEACHER
@@ -44,7 +44,7 @@ def test_the_interval_holds_the_value_and_narrows_with_more_data() -> None:
 
     def width(count: int) -> float:
         zeros = np.zeros(count, np.int64)
-        errors = Errors(draw.poisson(1, count), zeros, zeros, np.full(count, 5))
+        errors = ErrorCounts(draw.poisson(1, count), zeros, zeros, np.full(count, 5))
         found = bootstrap(errors, resamples=500, seed=0)
         assert found.low <= found.value <= found.high
         return found.high - found.low
@@ -66,12 +66,12 @@ def test_normalisers() -> None:
         normalizer("english", TEACHER / "nowhere")
 
 
-def utterances(draw: np.random.Generator, count: int, rate: float) -> Errors:
+def utterances(draw: np.random.Generator, count: int, rate: float) -> ErrorCounts:
     """Synthetic counts: 3 to 12 words, and errors that cluster in hard clips as real ones do."""
     units = draw.integers(3, 13, count)
     wrong = draw.binomial(units, draw.beta(4 * rate, 4 * (1 - rate), count))
     zeros = np.zeros(count, np.int64)
-    return Errors(wrong, zeros, zeros, units)
+    return ErrorCounts(wrong, zeros, zeros, units)
 
 
 @pytest.mark.parametrize("sets", [1, 2])
@@ -97,7 +97,7 @@ def test_the_macro_interval_of_one_set_is_its_own_and_of_two_is_narrower_than_th
     assert both.high - both.low < 0.85 * np.mean([end.high - end.low for end in ends]), "independent sets average out"
 
 
-def exact(mine: Errors, other: Errors) -> float:
+def exact(mine: ErrorCounts, other: ErrorCounts) -> float:
     """Over all swaps, without drawing any."""
     apart = mine.total - other.total
     sums = [abs(np.dot(signs, apart)) for signs in itertools.product((-1, 1), repeat=len(apart))]
@@ -109,7 +109,7 @@ def exact(mine: Errors, other: Errors) -> float:
 @example([(0, 1), (2, 0), (2, 0), (0, 3)])  # fifths that sum to nothing but for rounding
 def test_p_values_are_those_of_all_swaps(pairs: list[tuple[int, int]]) -> None:
     mine, other = (
-        Errors(*(np.array(values) for values in (side, [0] * len(pairs), [0] * len(pairs), [5] * len(pairs))))
+        ErrorCounts(*(np.array(values) for values in (side, [0] * len(pairs), [0] * len(pairs), [5] * len(pairs))))
         for side in zip(*pairs, strict=True)
     )
     found = permutation_test([mine], [other], seed=0)

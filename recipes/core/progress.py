@@ -1,0 +1,81 @@
+"""Progress of long loops: a bar in a terminal, one line every tenth of the work elsewhere."""
+
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sized
+from typing import Self, TypeVar
+
+from tqdm import tqdm
+
+from recipes.core.logs import log
+
+T = TypeVar("T")
+
+
+class Progress:
+    """Counts finished steps of a known or unknown total and shows them.
+
+    In a terminal this is a tqdm bar. Where stderr is a file or a pipe, one line is logged at each tenth of the total
+    (at each 1,000 steps where the total is unknown), with the time passed and an estimate of the time left.
+
+    Args:
+        name: What is being done, for example `labels`.
+        total: Number of steps, or None where it is unknown.
+        unit: What one step is, for example `batch`.
+        initial: Steps that an earlier run has finished.
+        disable: Show nothing, for processes other than the main one.
+    """
+
+    def __init__(self, name: str, total: int | None, *, unit: str = "step", initial: int = 0, disable: bool = False):
+        self.name, self.total, self.unit, self.done, self._initial = name, total, unit, initial, initial
+        self._started, self._disable = time.monotonic(), disable
+        self._tenth = self._tenths()
+        terminal = sys.stderr.isatty()
+        self._bar = tqdm(desc=name, total=total, unit=unit, initial=initial, disable=disable) if terminal else None
+
+    def update(self, steps: int = 1, figures: str = "") -> None:
+        """Count finished steps; `figures` is shown beside them, for example `loss 1.23`."""
+        self.done += steps
+        if self._bar is not None:
+            if figures:
+                self._bar.set_postfix_str(figures, refresh=False)
+            self._bar.update(steps)
+        elif not self._disable and (tenth := self._tenths()) > self._tenth:
+            self._tenth = tenth
+            log.info(self._line(figures))
+
+    def close(self) -> None:
+        """Take the bar off the screen."""
+        if self._bar is not None:
+            self._bar.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _tenths(self) -> int:
+        return 10 * self.done // self.total if self.total else self.done // 1000
+
+    def _line(self, figures: str) -> str:
+        passed = time.monotonic() - self._started
+        of_total = f"of {self.total} " if self.total is not None else ""
+        line = f"{self.name}: {self.done} {of_total}{self.unit}, {tqdm.format_interval(passed)} passed"
+        if self.total is not None and self.total > self.done > self._initial:
+            left = passed * (self.total - self.done) / (self.done - self._initial)
+            line += f", about {tqdm.format_interval(left)} left"
+        return f"{line}; {figures}" if figures else line
+
+
+def track(
+    items: Iterable[T], name: str, total: int | None = None, *, unit: str = "step", initial: int = 0,
+    disable: bool = False,
+) -> Iterator[T]:  # fmt: skip
+    """Yield the items while showing how many are done. Arguments as for `Progress`; `total` defaults to `len(items)`."""
+    if total is None and isinstance(items, Sized):
+        total = initial + len(items)
+    with Progress(name, total, unit=unit, initial=initial, disable=disable) as progress:
+        for item in items:
+            yield item
+            progress.update()
