@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from distill.exporters.export_source import ExportSource
+from distill.exporters.exporter_registry import write_artefacts
 from distill.exporters.folder_layout import write_layout
 from distill.exporters.head_selection import select_alignment_heads, write_heads
 from distill.exporters.layer_divergence import first_diverging_layer
 from distill.exporters.parity import TorchReference, compare_with_torch
-from distill.exporters.registry import write_artefacts
 from eval.audio.utterances import read_utterances
 from eval.decoding.transcriber import Transcriber
 from eval.runtimes.registry import open_runtime, weight_files

@@ -13,8 +13,8 @@ from tqdm import tqdm
 
 from eval.audio.utterances import read_utterances
 from eval.decoding.speculative import check_draft
+from eval.decoding.systems import list_systems
 from eval.runtimes.model_format import ModelFormat
-from eval.runtimes.systems import list_systems
 from eval.scoring.conditions import (
     Condition,
     clean_condition,

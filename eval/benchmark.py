@@ -14,10 +14,10 @@ from tqdm import tqdm
 
 from eval.audio.recordings import SAMPLE_RATE
 from eval.audio.utterances import read_utterances
+from eval.decoding.systems import System, list_systems
 from eval.latency.budget_verdict import budget_candidates
 from eval.latency.measuring import BenchmarkRunner
 from eval.runtimes.model_format import ModelFormat
-from eval.runtimes.systems import System, list_systems
 from recipes.core.atomic_files import write_json
 from recipes.core.errors import UserError, run_main
 from recipes.core.machine import describe_machine

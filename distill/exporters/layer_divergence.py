@@ -12,9 +12,9 @@ from typing import Any
 from tqdm import tqdm
 
 from distill.exporters.export_source import ExportSource
+from distill.exporters.exporter_registry import EXPORTERS
 from distill.exporters.folder_layout import write_layout
 from distill.exporters.parity import RunningError, TorchReference, forced_decoding
-from distill.exporters.registry import EXPORTERS
 from distill.models.cutting import cut_layers
 from distill.models.saving import save_model
 from eval.runtimes.registry import open_runtime

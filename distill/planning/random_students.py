@@ -8,8 +8,8 @@ from distill.compression.context import CompressionContext
 from distill.compression.vocabulary_trimming import trim_vocabulary
 from distill.compression.window_shortening import shorten_window
 from distill.exporters.export_source import ExportSource
+from distill.exporters.exporter_registry import write_artefacts
 from distill.exporters.folder_layout import write_layout
-from distill.exporters.registry import write_artefacts
 from distill.models.random_weights import random_model
 from distill.models.saving import copy_processors, save_model
 from distill.planning.search_space import Candidate, PlannedTeacher

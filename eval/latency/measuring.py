@@ -11,10 +11,10 @@ import numpy as np
 import psutil
 from tqdm import tqdm
 
+from eval.decoding.systems import System
 from eval.latency.budget_verdict import budget_candidates, emulated_run, within_noise
 from eval.latency.paired_timing import median_interval, open_player, time_ratios
 from eval.runtimes.process_memory import memory_cap
-from eval.runtimes.systems import System
 from recipes.core.errors import RunError
 from recipes.core.machine import threads_environment
 from recipes.schema.device_budget import MeasurementSettings, load_budgets, settings_for_device

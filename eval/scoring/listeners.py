@@ -12,8 +12,8 @@ from tqdm import tqdm
 
 from eval.decoding.long_form import Mode, transcribe_long
 from eval.decoding.speculative import open_speculative
+from eval.decoding.systems import System, open_transcriber
 from eval.decoding.transcriber import Transcriber
-from eval.runtimes.systems import System, open_transcriber
 from eval.scoring.conditions import Condition, TestClip
 from eval.scoring.scorer import Texts
 from recipes.core.atomic_files import write_json

@@ -16,8 +16,8 @@ from tqdm import tqdm
 from transformers import WhisperForConditionalGeneration
 
 from distill.exporters.export_source import ExportSource
+from distill.exporters.exporter_registry import EXPORTERS
 from distill.exporters.folder_layout import write_layout
-from distill.exporters.registry import EXPORTERS
 from distill.models.cutting import cut_layers
 from eval.runtimes.interface import Runtime
 from eval.runtimes.registry import open_runtime

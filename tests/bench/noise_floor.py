@@ -18,10 +18,10 @@ import numpy as np
 from tqdm import tqdm
 
 from eval.benchmark import choose_clips
+from eval.decoding.systems import list_systems
 from eval.decoding.transcriber import Transcriber
 from eval.latency.measuring import BenchmarkRunner
 from eval.latency.paired_timing import median_interval, open_player, serve_clips, time_ratios
-from eval.runtimes.systems import list_systems
 from recipes.core.errors import run_main
 from recipes.engine.stage_folder import parse_stage_arguments
 from recipes.schema.device_budget import settings_for_device

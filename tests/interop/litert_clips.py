@@ -11,8 +11,8 @@ import tempfile
 from pathlib import Path
 
 from distill.exporters.export_source import ExportSource
+from distill.exporters.exporter_registry import EXPORTERS
 from distill.exporters.folder_layout import write_layout
-from distill.exporters.registry import EXPORTERS
 from eval.audio.recordings import read_audio
 from eval.decoding.transcriber import Transcriber
 from eval.runtimes.registry import open_runtime, weight_files

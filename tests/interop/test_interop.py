@@ -21,8 +21,8 @@ import pytest
 import soundfile
 
 from distill.exporters.export_source import ExportSource
+from distill.exporters.exporter_registry import EXPORTERS
 from distill.exporters.folder_layout import write_layout
-from distill.exporters.registry import EXPORTERS
 from distill.models.cutting import cut_layers
 from distill.models.saving import save_model
 from distill.publishing.release_folder import SUMS, verify_checksums

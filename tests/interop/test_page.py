@@ -19,8 +19,8 @@ import pytest
 import soundfile
 
 from distill.exporters.export_source import ExportSource
+from distill.exporters.exporter_registry import EXPORTERS
 from distill.exporters.folder_layout import write_layout
-from distill.exporters.registry import EXPORTERS
 from eval.audio.recordings import SAMPLE_RATE, read_audio
 from eval.decoding.transcriber import Transcriber
 from eval.page.web_packages import MEMBERS

@@ -25,10 +25,10 @@ from distill.compression.low_rank import (
     saves_weights,
 )
 from distill.exporters.export_source import ExportSource
+from distill.exporters.exporter_registry import EXPORTERS
 from distill.exporters.folder_layout import write_layout
 from distill.exporters.onnx_export import export_onnx
 from distill.exporters.parity import TorchReference, compare_with_torch
-from distill.exporters.registry import EXPORTERS
 from distill.exporters.static_graphs import StaticEncoder
 from distill.models.cutting import cut_layers
 from distill.models.model_size import count_parameters_m, encoder_macs_m

@@ -9,8 +9,8 @@ import torch
 from distill.compression.low_rank import expand_pairs
 from distill.compression.pruning import prune_model
 from distill.exporters.export_source import ExportSource
+from distill.exporters.exporter_registry import EXPORTERS
 from distill.exporters.folder_layout import write_layout
-from distill.exporters.registry import EXPORTERS
 from distill.models.model_size import count_parameters_m, encoder_macs_m
 from distill.models.saving import save_model
 from eval.runtimes.registry import open_runtime

@@ -8,8 +8,8 @@ import pytest
 
 from distill.compress import METHODS
 from distill.exporters.export_source import ExportSource
+from distill.exporters.exporter_registry import EXPORTERS
 from distill.exporters.folder_layout import write_layout
-from distill.exporters.registry import EXPORTERS
 from distill.models.cutting import cut_layers
 from distill.models.model_size import count_parameters_m
 from distill.models.saving import copy_processors, save_model

@@ -19,8 +19,8 @@ from transformers import AutoModelForSpeechSeq2Seq, AutoProcessor, WhisperForCon
 from distill.compression.low_rank import replace_with_pairs
 from distill.exporters.compressed_tensors_export import GROUPS, export_compressed_tensors, forward, group_size
 from distill.exporters.export_source import ExportSource
+from distill.exporters.exporter_registry import write_artefacts
 from distill.exporters.folder_layout import write_layout
-from distill.exporters.registry import write_artefacts
 from distill.models.saving import save_model
 from eval.audio.recordings import read_audio
 from eval.decoding.transcriber import Transcriber

@@ -8,10 +8,10 @@ import torch
 
 from distill.export import within_tolerance
 from distill.exporters.export_source import ExportSource
+from distill.exporters.exporter_registry import EXPORTERS
 from distill.exporters.folder_layout import write_layout
 from distill.exporters.layer_divergence import first_diverging_layer
 from distill.exporters.parity import ParityClip, TorchReference, compare_with_torch, forced_decoding
-from distill.exporters.registry import EXPORTERS
 from distill.models.saving import save_model
 from eval.decoding.transcriber import Transcriber
 from eval.runtimes.registry import open_runtime

@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eval.audio.recordings import read_audio
+from eval.decoding.systems import System
 from eval.decoding.transcriber import Transcriber
 from eval.latency.measuring import BenchmarkRunner, merge_measurements, run_task
 from eval.latency.operator_placement import _litert, operator_placement
 from eval.latency.timing import TimedRuntime, pass_to_pass_range, token_at
 from eval.runtimes.process_memory import out_of_memory
-from eval.runtimes.systems import System
 from eval.runtimes.torch_runtime import TorchRuntime, load_model
 from recipes.core.errors import RunError
 from recipes.schema.device_budget import MeasurementSettings
