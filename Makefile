@@ -2,13 +2,13 @@
 VENV   := .venv
 PYTHON ?= python3
 BIN    := $(VENV)/bin
-# Real speech and the true vocabulary that some benchmarks need; see the README.
-SPEECH     ?= ../shared/speech
-VOCABULARY ?= ../shared/whisper-vocab/multilingual
+# Real speech and a Whisper tokenizer folder that some benchmarks need; docs/corpora.md says how to arrange them.
+SPEECH     ?=
+VOCABULARY ?=
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test interop check lint types bench clean
+.PHONY: help setup demo test interop check lint types docs bench clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -69,7 +69,12 @@ types: setup
 
 check: lint types test ## lint, types, tests
 
+docs: setup ## these pages and the Python API as a site in build/site; strict: no broken link
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@echo "build/site/index.html"
+
 bench: setup $(INTEROP)/int4/.installed ## one JSON line a benchmark: the demo's exports, labelling, training, compression, true sizes
+	@test -n "$(SPEECH)" && test -n "$(VOCABULARY)" || { echo "make bench: set SPEECH and VOCABULARY, see docs/corpora.md" >&2; exit 2; }
 	$(BIN)/sottovoce run recipes/demo/recipe.yaml --from benchmark --until benchmark
 	@$(BIN)/python -m tests.bench.finished_run recipes/demo/recipe.yaml
 	@$(BIN)/python -m tests.bench.label $(SPEECH) $(VOCABULARY)
