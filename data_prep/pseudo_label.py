@@ -1,108 +1,100 @@
-"""Stage `labels`: the teacher transcribes the train and validation audio, or its own transcripts are taken.
+"""Stage `labels`: make a label for every utterance of the train and validation splits.
 
-accelerate launch data_prep/pseudo_label.py recipes/demo/recipe.yaml
+    accelerate launch data_prep/pseudo_label.py recipes/demo/recipe.yaml
+
+By default the teacher transcribes the audio, in as many processes as accelerate starts. A recipe may instead use a
+finished label set (`labels.source`) or the sources' own transcripts (`labels.text`). Writes labels-NNNNN.parquet
+(columns: `data_prep.labels.label_store`). An interrupted run continues after the last finished batch.
 """
 
-import statistics
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
-from tqdm import tqdm
 
-from data_prep.labels.batched_labelling import _agreed_size, _fits, _speed, label_batch, length_sorted, read_ahead
+from data_prep.labels.batched_labelling import (
+    agreed_batch_size,
+    check_fits_window,
+    label_batch,
+    length_sorted,
+    read_ahead,
+)
 from data_prep.labels.label_sets import copy_label_set
-from data_prep.labels.label_store import Label, finished_parts, merge_parts, read_labels, shards_complete, write_part
+from data_prep.labels.label_statistics import count_labels, measure_label_set, record_speed, take_speed
+from data_prep.labels.label_store import finished_parts, merge_parts, read_labels, shards_complete, write_part
 from data_prep.labels.labelling_teacher import LabellingTeacher
 from data_prep.labels.reference_labels import reference_labels
 from eval.audio.recordings import SAMPLE_RATE
 from eval.audio.utterances import Utterance, read_utterances
 from recipes.core.errors import UserError, run_main
 from recipes.core.model_folder import resolve_model_folder
-from recipes.engine.stage_folder import StageFolder, open_stage, parse_stage_arguments
+from recipes.core.progress import track
+from recipes.engine.stage_folder import open_stage, parse_stage_arguments
 from recipes.schema.labels_section import LabelsSection
-from recipes.schema.recipe import Recipe
+from recipes.schema.teacher_section import TeacherSection
 
 
 def main() -> None:
-    """Sort by length, divide among the processes, transcribe what is missing, merge."""
+    """Label the utterances with the teacher, from a finished label set or from transcripts; write the shards."""
     recipe, command = parse_stage_arguments("labels")
     if (section := recipe.labels) is None:
-        raise UserError("labels: the recipe has no labels section; add `labels: {}` for its defaults")
+        raise UserError("labels: expected a labels section, found none; add `labels: {}` for its defaults")
     processes = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
-    main_process = processes.is_main_process
-    with open_stage(recipe, "labels", command, main=main_process, wait=processes.wait_for_everyone) as work:
+    is_main = processes.is_main_process
+    with open_stage(recipe, "labels", command, main=is_main, wait=processes.wait_for_everyone) as stage:
+        # 1. The utterances to label.
         utterances = read_utterances(recipe.root / "corpus", "train", "validation")
+        # 2. Their labels: copied from a finished label set, made from transcripts, or predicted by the teacher.
         if section.source is not None:
-            if main_process:
-                copy_label_set(section.source, utterances, work.folder)
+            if is_main:
+                copy_label_set(section.source, utterances, stage.folder)
         elif section.text != "teacher":
-            if main_process:
-                write_part(work.folder, 0, reference_labels(recipe, utterances))
-                merge_parts(work.folder, len(utterances), section.shard_rows)
+            if is_main:
+                labels = reference_labels(
+                    utterances, resolve_model_folder(recipe.teacher.model), language=recipe.teacher.language,
+                    task=recipe.teacher.task, text=section.text, timestamps=section.timestamps,
+                )  # fmt: skip
+                write_part(stage.folder, 0, labels)
         else:
-            if not shards_complete(work.folder, len(utterances)):
-                label_all(recipe, section, work, utterances, processes)
+            if not shards_complete(stage.folder, len(utterances)):
+                label_with_teacher(utterances, recipe.teacher, section, stage.folder, processes)
             processes.wait_for_everyone()
-            if main_process:
-                merge_parts(work.folder, len(utterances), section.shard_rows)
-        if main_process:
-            labels = read_labels(work.folder)
-            rate = _speed(work.folder, processes.num_processes)
-            work.finish(
-                counts=counts(labels),
-                metrics=summary(labels, work.folder)
-                | {"audio_seconds_per_second": rate, "processes": processes.num_processes},
-            )
+        # 3. Shards of many rows, and the figures for the report.
+        if is_main:
+            merge_parts(stage.folder, len(utterances), section.shard_rows)
+            labels = read_labels(stage.folder)
+            speed = take_speed(stage.folder, processes.num_processes)
+            metrics = measure_label_set(labels, stage.folder, speed, processes.num_processes)
+            stage.finish(counts=dict(count_labels(labels)), metrics=dict(metrics))
 
 
-def label_all(
-    recipe: Recipe, section: LabelsSection, work: StageFolder, utterances: Sequence[Utterance], processes: PartialState
-) -> None:
-    """Every utterance into a part file, each by one of the processes."""
-    # 1. The teacher, one copy a process.
-    folder = resolve_model_folder(recipe.teacher.model)
-    teacher = LabellingTeacher(folder, recipe.teacher, section, processes.device)
-    _fits(utterances, teacher.format.window_samples / SAMPLE_RATE)
-    # 2. Batches of like length; the longest first, so that memory trouble shows at once.
-    size = _agreed_size(work, section, teacher, processes)
-    batches = length_sorted(utterances, size)
-    # 3. Of what is missing, process i takes every Nth batch.
-    done = finished_parts(work.folder)
+def label_with_teacher(
+    utterances: Sequence[Utterance], teacher_section: TeacherSection, section: LabelsSection, folder: Path,
+    processes: PartialState,
+) -> None:  # fmt: skip
+    """Divide the utterances among the processes and write each batch's labels to a part file in `folder`."""
+    # 1. Load the teacher, one copy in each process.
+    teacher = LabellingTeacher(resolve_model_folder(teacher_section.model), teacher_section, section, processes.device)
+    check_fits_window(utterances, teacher.format.window_samples / SAMPLE_RATE)
+    # 2. Form batches of similar length. The longest come first, so that a lack of memory shows at once.
+    batch_size = None if section.batch_size == "auto" else section.batch_size
+    batches = length_sorted(utterances, agreed_batch_size(folder, batch_size, teacher, processes))
+    # 3. Of the batches that are not finished yet, take every Nth, where N is the number of processes.
+    finished = finished_parts(folder)
     processes.wait_for_everyone()
-    missing = [number for number in range(len(batches)) if number not in done]
+    missing = [number for number in range(len(batches)) if number not in finished]
     mine = missing[processes.process_index :: processes.num_processes]
-    bar = tqdm(mine, "labels", unit="batch", disable=not processes.is_main_process)
+    # 4. Label them; the audio of the next batches is decoded meanwhile.
+    numbers = track(mine, "labels", unit="batch", disable=not processes.is_main_process)
     started = time.perf_counter()
-    with (work.folder / f"speed-{processes.process_index}.txt").open("a") as speed:
-        for number, (batch, clips) in zip(bar, read_ahead([batches[number] for number in mine]), strict=True):
-            write_part(work.folder, number, label_batch(teacher, batch, clips), section.temperature)
-            started, before = time.perf_counter(), started
-            speed.write(f"{sum(item.seconds for item in batch)} {started - before}\n")
+    for number, (batch, clips) in zip(numbers, read_ahead([batches[number] for number in mine]), strict=True):
+        write_part(folder, number, label_batch(teacher, batch, clips), section.temperature)
+        now = time.perf_counter()
+        record_speed(folder, processes.process_index, sum(utterance.seconds for utterance in batch), now - started)
+        started = now
     processes.wait_for_everyone()
-
-
-def counts(labels: Sequence[Label]) -> dict[str, int]:
-    """How many there are, and how many could not be made."""
-    return {
-        "utterances": len(labels),
-        "errors": sum(label.error is not None for label in labels),
-        "sampled": sum(label.plain.temperature > 0 for label in labels),
-    }
-
-
-def summary(labels: Sequence[Label], folder: Path) -> dict[str, Any]:
-    """What the report says of the labels."""
-    hours = sum(label.seconds for label in labels) / 3600
-    size = sum(file.stat().st_size for file in folder.glob("labels-*.parquet"))
-    return {
-        "audio_hours": round(hours, 4),
-        "mean_logprob": statistics.fmean(label.plain.mean_logprob for label in labels) if labels else None,
-        "store_mb_per_hour": round(size / 1e6 / hours, 3) if hours else None,
-    }
 
 
 if __name__ == "__main__":

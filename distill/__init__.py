@@ -1,1 +1,1 @@
-"""Teacher to student: cut, train, export."""
+"""From teacher to student: cut, train, compress, export and release."""

@@ -1,10 +1,12 @@
-"""`sottovoce plan`: the largest students that fit a device, found before any training.
+"""`sottovoce plan`: find the largest students that fit a device before training any.
 
     sottovoce plan --budget recipes/budgets/laptop.yaml --teacher tiny --write recipes/mine/recipe.yaml
 
-Eight shapes of the teacher's width are built with random weights, exported and timed here; cost models fitted to them
-predict all others. The largest that is predicted to pass is built and timed too before a recipe is written for it.
-What no plan can know is the WER: training, and the report's verdict, tell that.
+Eight student shapes of the teacher's width are built with random weights, exported and measured on this machine. Cost
+models fitted to them predict latency, size and memory of all other shapes. The largest shape that is predicted to pass
+is built and measured too before a recipe is written for it.
+
+A plan cannot know the word error rate (WER): that takes training, and the report's verdict on the result.
 """
 
 import argparse
@@ -13,148 +15,109 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from distill.planning.choice import StudentOption, judge_candidate, largest_options, nearest_option, predict_options
-from distill.planning.cost_model import CostModel, leave_one_out_errors
-from distill.planning.option_text import _misses, option_sentence, options_table
-from distill.planning.random_students import Artefact
+from distill.planning.cost_model import FittedCosts, PredictionErrors
+from distill.planning.option_text import errors_sentence, option_sentence, options_table
+from distill.planning.plan_request import emulation_of_device, requested_artefacts, requested_space
 from distill.planning.recipe_writing import refuse_existing, write_recipe
-from distill.planning.search_space import PlannedTeacher, SearchSpace
+from distill.planning.search_space import PlannedTeacher
 from distill.planning.shape_timings import ShapeTimings
-from eval.latency.budget_verdict import describe_emulation
-from recipes.core.errors import BudgetMissed, UserError, run_main
+from recipes.core.errors import BudgetMissed, run_main
+from recipes.core.logs import log
 from recipes.core.machine import describe_machine
 from recipes.schema.device_budget import DeviceBudget, load_budget
-from recipes.schema.export_section import DensePrecision, ExportSection
 
-TRIES = 5
-"""Students timed to find one that passes as predicted."""
+MAX_CONFIRMATIONS = 5
+"""How many of the largest students are measured to find one that passes as predicted."""
 
 
 def main() -> None:
-    """Measure, fit, choose, measure the chosen one, write."""
-    given = _arguments()
-    if given.write:
-        refuse_existing(given.write)
-    budget, artefacts = load_budget(given.budget), _artefacts(given.artefacts)
-    teacher = PlannedTeacher.find(given.teacher, given.vocabulary, given.language)
-    space = _space(given, teacher)
+    """Plan the largest students for a device, and write a recipe for the largest."""
+    # 1. Read what is asked for: the budget, the teacher, and the values that a student's shape may take.
+    args = _arguments()
+    if args.write:
+        refuse_existing(args.write)
+    budget, artefacts = load_budget(args.budget), requested_artefacts(args.artefacts)
+    teacher = PlannedTeacher.find(args.teacher, args.vocabulary, args.language)
+    space = requested_space(args, teacher)
     threads = min(budget.threads or 2, len(os.sched_getaffinity(0)))
-    measuring = ShapeTimings(
-        teacher, given.cache, threads, given.seconds, given.tokens or round(4 * given.seconds), given.runs,
-        given.language,
-    )  # fmt: skip
-    factor, words = _here(budget, threads)
-    # 1. A few shapes measured, a cost model fitted to each artefact.
-    points = measuring.points(space.design(), artefacts)
-    fitted = {
-        each: (CostModel.fit(found, measuring.tokens), leave_one_out_errors(found, measuring.tokens))
-        for each, found in points.items()
-    }
-    print(
-        f"{words}A clip is {given.seconds:g} s and {measuring.tokens} tokens. Shapes the cost models had not seen they "
-        "missed by (root mean square): " + "; ".join(_misses(name, said) for name, (_, said) in fitted.items()) + "."
-    )
-    # 2. All others predicted; the largest that pass.
-    found = predict_options(budget, teacher, space.candidates(), fitted, factor)
-    if not (passing := largest_options(found)):
-        raise BudgetMissed(
-            f"budget {budget.name}: no student of {teacher.model} passes; nearest: {option_sentence(nearest_option(found))}"
-        )
-    print("Largest that are predicted to pass, with what each leaves of a limit:")
-    print(options_table(passing[: given.rows]))
-    # 3. The largest is measured itself, then the next, until one passes as predicted.
-    chosen = confirm_by_measuring(budget, passing, measuring, factor)
-    print(f"Measured:\n{options_table([chosen])}\nWER cannot be planned: train, then read the verdict.")
-    if given.write:
-        for said in write_recipe(
-            given.write,
-            chosen,
-            teacher,
-            given.budget,
-            threads=threads,
-            language=given.language,
-            audio=given.audio,
-            comment=f"Planned for {budget.name}; random weights, measured on {describe_machine()['cpu']}:\n{options_table([chosen])}",
-        ):
-            print(said)
-        print(f"recipe: {given.write}")
+    factor, emulation = emulation_of_device(budget, threads)
+
+    # 2. Measure a few shapes, and fit a cost model to them for each artefact.
+    tokens = args.tokens or round(4 * args.seconds)
+    timings = ShapeTimings(teacher, args.cache, threads, args.seconds, tokens, args.runs, args.language)
+    measured = timings.measure(space.design(), artefacts)
+    fitted = {artefact: FittedCosts.fit(shapes, tokens) for artefact, shapes in measured.items()}
+    print(f"{emulation} A clip is {args.seconds:g} s and {tokens} tokens. {errors_sentence(fitted)}".lstrip())
+
+    # 3. Predict the cost of every shape, and take the largest that are predicted to pass.
+    options = predict_options(budget, teacher, space.candidates(), fitted, factor)
+    if not (passing := largest_options(options)):
+        nearest = option_sentence(nearest_option(options))
+        raise BudgetMissed(f"budget {budget.name}: no student of {teacher.model} passes; nearest: {nearest}")
+    print("Largest students that are predicted to pass; in brackets the share of the limit that is left:")
+    print(options_table(passing[: args.rows]))
+
+    # 4. Measure the largest itself, or else the next, until one passes as predicted.
+    chosen = confirm_by_measuring(budget, passing, timings, factor)
+    table = options_table([chosen])
+    print(f"Measured:\n{table}\nThe WER cannot be planned: train the student, then read the report's verdict.")
+
+    # 5. Write a recipe for it.
+    if args.write:
+        comment = f"Planned for {budget.name}; random weights, measured on {describe_machine()['cpu']}:\n{table}"
+        for line in write_recipe(
+            args.write, chosen, teacher, args.budget,
+            threads=threads, language=args.language, audio=args.audio, comment=comment,
+        ):  # fmt: skip
+            print(line)
+        print(f"recipe: {args.write}")
 
 
 def confirm_by_measuring(
-    budget: DeviceBudget, passing: Sequence[StudentOption], measuring: ShapeTimings, factor: float
+    budget: DeviceBudget, passing: Sequence[StudentOption], timings: ShapeTimings, factor: float
 ) -> StudentOption:
-    """The first that passes when measured; BudgetMissed where none of the first few does."""
-    for option in passing[:TRIES]:
-        ((shape, figures),) = measuring.points([option.candidate], [option.artefact])[option.artefact]
-        measured = judge_candidate(budget, option.candidate, shape, option.artefact, figures, {}, factor)
-        if measured.kept:
+    """Return the first option that passes when it is measured.
+
+    Raises BudgetMissed if none of the first `MAX_CONFIRMATIONS` does.
+    """
+    for option in passing[:MAX_CONFIRMATIONS]:
+        (point,) = timings.measure([option.candidate], [option.artefact])[option.artefact]
+        measured = judge_candidate(
+            budget, option.candidate, point.shape, option.artefact, point.figures, PredictionErrors(), factor
+        )
+        if measured.passes:
             return measured
-        print(f"Predicted to pass, but measured:\n{options_table([measured])}")
+        log.info(f"Predicted to pass, but measured:\n{options_table([measured])}")
     raise BudgetMissed(
-        f"budget {budget.name}: none of the {len(passing[:TRIES])} largest passed when measured; is the machine busy? "
-        "Run it again on a quiet one, with another --cache"
+        f"budget {budget.name}: none of the {len(passing[:MAX_CONFIRMATIONS])} largest students passed when measured; "
+        "the machine may have been busy: run the plan again when it is not, with another --cache"
     )
-
-
-def _here(budget: DeviceBudget, threads: int) -> tuple[float, str]:
-    """Times here to times there, and in words how this machine stands for the device."""
-    run = {"devices": [budget.name], "threads": threads, "memory_mb": budget.memory_mb}
-    said = describe_emulation(budget, {"threads": threads, "cpu": describe_machine()["cpu"], "emulated": [run]})
-    return (said["factor"] or 1.0, f"{said['text']} ") if said else (1.0, "")
-
-
-def _space(given: argparse.Namespace, teacher: PlannedTeacher) -> SearchSpace:
-    """What may be planned; the user's own values in place of a teacher's."""
-    least, shape = given.seconds, teacher.shape
-    for option, low, high in (
-        ("seconds", 1, teacher.seconds), ("tokens", 2, shape.target_positions // 2), ("runs", 2, 1000),
-        ("encoder_layers", 1, shape.encoder_layers), ("decoder_layers", 1, shape.decoder_layers),
-        ("windows", least, teacher.seconds), ("vocabularies", 1, teacher.text_tokens),
-    ):  # fmt: skip
-        asked = getattr(given, option)
-        values = [] if asked is None else asked if isinstance(asked, list) else [asked]
-        if wrong := [each for each in values if not low <= each <= high]:
-            raise UserError(f"--{option.replace('_', '-')}: expected {low:g} to {high:g}, found {wrong[0]:g}")
-    space = SearchSpace.of(teacher, least)
-    whole = teacher.text_tokens
-    tokens = given.vocabularies and [None if each == whole else each for each in sorted(given.vocabularies)]
-    return SearchSpace(
-        sorted(given.encoder_layers or space.encoder_layers), sorted(given.decoder_layers or space.decoder_layers),
-        sorted(given.windows or space.seconds), tokens or space.tokens,
-    )  # fmt: skip
-
-
-def _artefacts(names: Sequence[str]) -> list[Artefact]:
-    common: tuple[DensePrecision, ...] = ("fp32", "fp16", "int8")
-    every = ExportSection(
-        onnx=[*common], openvino=[*common], tflite=[*common], mobile=["fp32"], ctranslate2=["fp32", "int8"]
-    )
-    known = {name: (runtime, precision) for name, runtime, precision in every.artefacts}
-    if wrong := [name for name in names if name not in known]:
-        raise UserError(f"--artefacts: expected some of {', '.join(known)}, found {wrong[0]}")
-    return [known[name] for name in names]
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="sottovoce plan", description="The largest students that fit a budget, before any training."
+        prog="sottovoce plan", description="Find the largest students that fit a device budget, before any training."
     )
     add = parser.add_argument
     add("--budget", type=Path, required=True, help="budget file, such as recipes/budgets/laptop.yaml")
     add("--teacher", required=True, help="tiny, base, small, medium, large-v3, ... or a folder in Whisper format")
-    add("--vocabulary", type=Path, help="folder of a named shape's tokenizer; default $VOCABULARY")
-    add("--write", type=Path, help="recipe to write, such as recipes/mine/recipe.yaml")
-    add("--audio", type=Path, nargs="+", default=[], help="folders of audio for the recipe; default the demo's text")
-    add("--language", default="en", help="code of the audio's language")
+    add("--vocabulary", type=Path, help="folder with the tokenizer of a named teacher; default: $VOCABULARY")
+    add("--write", type=Path, help="recipe file to write, such as recipes/mine/recipe.yaml")
+    add("--audio", type=Path, nargs="+", default=[],
+        help="folders of audio for the recipe; default: speech synthesised from the demo's sentences")  # fmt: skip
+    add("--language", default="en", help="language code of the audio; default: %(default)s")
     add("--artefacts", nargs="+", default=["onnx-int8", "openvino-int8"],
-        help="runtime-precision; default onnx-int8 openvino-int8")  # fmt: skip
-    add("--seconds", type=float, default=5.0, help="length of a clip; no shorter window is planned")
-    add("--tokens", type=int, help="tokens of a clip; default 4 a second, English in Whisper's vocabulary")
-    for option, text in (("--encoder-layers", "depths"), ("--decoder-layers", "depths"), ("--windows", "seconds"),
-                         ("--vocabularies", "text tokens")):  # fmt: skip
-        add(option, type=int, nargs="+", help=f"{text} to plan with")
-    add("--runs", type=int, default=15, help="timed clips of each shape")
-    add("--rows", type=int, default=10, help="students shown")
-    add("--cache", type=Path, default=Path("runs/plan"), help="folder of what was measured")
+        help="artefacts to plan with, as RUNTIME-PRECISION; default: onnx-int8 openvino-int8")  # fmt: skip
+    add("--seconds", type=float, default=5.0,
+        help="length of a clip; shorter windows are not planned; default: %(default)s")  # fmt: skip
+    add("--tokens", type=int, help="tokens per clip; default: 4 per second, as for English in Whisper's vocabulary")
+    add("--encoder-layers", type=int, nargs="+", help="encoder depths to plan with; default: up to eight depths")
+    add("--decoder-layers", type=int, nargs="+", help="decoder depths to plan with; default: up to eight depths")
+    add("--windows", type=int, nargs="+", help="windows in seconds to plan with")
+    add("--vocabularies", type=int, nargs="+", help="numbers of text tokens to plan with")
+    add("--runs", type=int, default=15, help="timed runs of each shape; default: %(default)s")
+    add("--rows", type=int, default=10, help="students to show; default: %(default)s")
+    add("--cache", type=Path, default=Path("runs/plan"), help="folder of the measurements; default: %(default)s")
     return parser.parse_args()
 
 

@@ -1,4 +1,7 @@
-"""TODO: distill.random_model."""
+"""Write a model with a Whisper shape, random weights and a real vocabulary, to measure sizes and latencies.
+
+python -m distill.random_model tiny VOCABULARY_FOLDER OUTPUT_FOLDER
+"""
 
 import argparse
 from pathlib import Path
@@ -9,13 +12,13 @@ from recipes.core.whisper_shape import WHISPER_SHAPES
 
 
 def main() -> None:
-    """Shape, vocabulary, folder."""
+    """Parse the arguments and write the model folder."""
     parser = argparse.ArgumentParser(prog="python -m distill.random_model", description=__doc__.split("\n", 1)[0])
-    parser.add_argument("shape", choices=WHISPER_SHAPES)
+    parser.add_argument("shape", choices=WHISPER_SHAPES, help="Whisper size")
     parser.add_argument("vocabulary", type=Path, help="folder with tokenizer, feature extractor and generation config")
-    parser.add_argument("output", type=Path)
-    given = parser.parse_args()
-    random_model(WHISPER_SHAPES[given.shape], given.vocabulary, given.output)
+    parser.add_argument("output", type=Path, help="model folder to write")
+    args = parser.parse_args()
+    random_model(WHISPER_SHAPES[args.shape], args.vocabulary, args.output)
 
 
 if __name__ == "__main__":

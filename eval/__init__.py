@@ -1,1 +1,1 @@
-"""Accuracy, latency, budgets, one report."""
+"""Evaluation: transcription with every runtime, accuracy, latency against device budgets, the report and a web page."""

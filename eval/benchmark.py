@@ -1,116 +1,96 @@
-"""Stage `benchmark`: latency, memory and size of every variant, each in a fresh pinned process.
+"""Stage `benchmark`: measure speed, memory and size of every system, each in a new process pinned to its cores.
 
     python -m eval.benchmark recipes/demo/recipe.yaml
 
-The teacher in PyTorch fp32 is the baseline. It is measured first and last: their ratio, the drift, tells how far the
-machine's own noise reaches. A variant that is too near a limit of a budget for that noise is measured again. How many
-times faster than the baseline a variant is, is measured apart, clip by clip in turn (`eval.latency.paired_timing`).
+The baseline is the teacher in PyTorch fp32. It is measured first and last; the ratio of the two medians, the drift,
+shows how much the machine itself changes during the run. A system that is closer to a limit of a budget than that noise
+is measured again. Speed-ups over the baseline are measured separately: the baseline and the system play the same clips
+alternately (`eval.latency.paired_timing`). Writes latency.json (`eval.latency.latency_rows`).
 """
 
 import os
-from collections.abc import Sequence
-
-from tqdm import tqdm
+from dataclasses import asdict, replace
+from pathlib import Path
 
 from eval.audio.recordings import SAMPLE_RATE
 from eval.audio.utterances import read_utterances
-from eval.decoding.systems import System, list_systems
+from eval.decoding.systems import list_systems
 from eval.latency.budget_verdict import budget_candidates
-from eval.latency.measuring import BenchmarkRunner
+from eval.latency.latency_rows import EmulatedRun, LatencyReport
+from eval.latency.measuring import BenchmarkRunner, emulated_devices, settle_emulated
 from eval.runtimes.model_format import ModelFormat
 from recipes.core.atomic_files import write_json
 from recipes.core.errors import UserError, run_main
 from recipes.core.machine import describe_machine
+from recipes.core.model_folder import resolve_model_folder
+from recipes.core.progress import track
 from recipes.engine.flow import student_folder
 from recipes.engine.stage_folder import open_stage, parse_stage_arguments
-from recipes.schema.device_budget import MeasurementSettings, emulated_settings, settings_for_device
-from recipes.schema.recipe import Recipe
+from recipes.schema.device_budget import load_budgets
 
 
 def main() -> None:
-    """Choose the clips, measure each variant, compare with the baseline of this run."""
+    """Choose clips, measure every system, emulate the devices, and compare with the baseline."""
     recipe, command = parse_stage_arguments("benchmark")
     if (section := recipe.benchmark) is None:
-        raise UserError("benchmark: the recipe has no benchmark section; add `benchmark: {}` for its defaults")
+        raise UserError("benchmark: expected a section, found none; add `benchmark: {}` to the recipe for its defaults")
     cores = len(os.sched_getaffinity(0))
     if section.threads > cores:
         raise UserError(
-            f"benchmark.threads: expected at most the {cores} cores of this machine, found {section.threads}"
+            f"benchmark.threads: expected at most the {cores} cores of this machine, found {section.threads}; lower it"
         )
     with open_stage(recipe, "benchmark", command) as work:
-        # 1. Test clips, evenly spaced over the split, so that every test set has its share.
-        clips = choose_clips(recipe, section.clips)
-        # 2. One process a variant; the baseline once more at the end.
-        judged, load_average = list_systems(recipe), os.getloadavg()[0]
-        bench = BenchmarkRunner(recipe, clips)
-        variants = [bench.measure(system) for system in tqdm(judged, "benchmark", unit="variant")]
-        # 3. The same under the threads and memory of each device that asks for others.
+        # 1. The systems and the test clips. Clips fit the student's window, so that every system hears them whole.
+        teacher, student = recipe.teacher, student_folder(recipe)
+        exported = recipe.root / "export" / "model"
+        systems = list_systems(resolve_model_folder(teacher.model), student, exported, recipe.export.artefacts)
+        window_samples = ModelFormat.load(student, teacher.language, teacher.task).window_samples
+        clips = choose_clips(recipe.root / "corpus", section.clips, window_samples)
+        runner, load_average = BenchmarkRunner(section, clips, teacher.language, teacher.task), os.getloadavg()[0]
+        # 2. Each system with the benchmark's own threads.
+        rows = [runner.measure(system) for system in track(systems, "benchmark", unit="system")]
+        # 3. The systems that a budget judges, with the threads and the memory cap of each device.
+        candidates = budget_candidates({system.name: system.role for system in systems})
+        judged = [system for system in systems if system.name in candidates]
+        devices = emulated_devices(section, recipe.budget, cores)
         runs = [
-            {
-                "devices": devices,
-                **wanted._asdict(),
-                "variants": [bench.measure(each, wanted) for each in budgeted_systems(judged)],
-            }
-            for wanted, devices in tqdm(_settings(recipe, cores).items(), "devices", unit="device")
+            EmulatedRun(names, *settings, [runner.measure(system, settings) for system in judged])
+            for settings, names in track(devices.items(), "devices", unit="device")
         ]
-        again = bench.measure(judged[0], settings_for_device(recipe))["clip_ms"]["p50"]
-        baseline = variants[0]["clip_ms"]["p50"]
-        # 4. What is too near a limit is measured again.
-        bench.settle({system.name: system for system in judged}, variants, runs, again / baseline)
-        # 5. How many times faster each is than the baseline, both in turn.
-        for row, found in zip(variants, bench.speedups(judged), strict=True):
-            row |= {"speedup": found["value"], "speedup_interval": [found["low"], found["high"]]}
-        result = {
-            "baseline": judged[0].name,
-            "threads": section.threads,
-            "clips": len(clips),
-            "runs": section.runs,
-            "turns": section.turns,
-            "fixed_tokens": section.tokens,
-            "load_average": load_average,
-            "cpu": describe_machine()["cpu"],
-            "baseline_drift": again / baseline,
-            "command": command,
-            "variants": variants,
-            "emulated": runs,
-            "concurrency": [row for system in judged for row in bench.concurrency(system)],
-        }
-        write_json(work.folder / "latency.json", result)
+        # 4. The drift, and systems that are too close to a limit once more.
+        drift, budgets = runner.drift(systems[0], rows[0]), load_budgets(recipe.budget)
+        emulated = {name for names in devices.values() for name in names}
+        own = [budget for budget in budgets if budget.name not in emulated]
+        rows = runner.settle(systems, rows, own, None, drift)
+        runs = [settle_emulated(runner, systems, run, budgets, drift) for run in runs]
+        # 5. Speed-ups over the baseline, both playing alternately.
+        rows = [
+            replace(row, speedup=ratio.value, speedup_interval=(ratio.low, ratio.high))
+            for row, ratio in zip(rows, runner.speedups(systems), strict=True)
+        ]
+        # 6. Several clients at the same time.
+        concurrency = [row for system in systems for row in runner.concurrency(system)]
+        report = LatencyReport(
+            baseline=systems[0].name, threads=section.threads, clips=len(clips), runs=section.runs,
+            turns=section.turns, fixed_tokens=section.tokens, load_average=load_average,
+            cpu=describe_machine()["cpu"], baseline_drift=drift, command=command, variants=rows, emulated=runs,
+            concurrency=concurrency,
+        )  # fmt: skip
+        write_json(work.folder / "latency.json", asdict(report))
         work.finish(
-            counts={"variants": len(variants), "clips": len(clips)},
-            metrics={
-                row["name"]: {"clip_p50_ms": row["clip_ms"]["p50"], "speedup": row["speedup"]} for row in variants
-            },
+            counts={"variants": len(rows), "clips": len(clips)},
+            metrics={row.name: {"clip_p50_ms": row.clip_p50_ms, "speedup": row.speedup} for row in rows},
         )
 
 
-def choose_clips(recipe: Recipe, count: int) -> list[list[str]]:
-    """References to so many test recordings, evenly spaced; of train ones where there are no others.
+def choose_clips(corpus: Path, count: int, window_samples: int) -> list[list[str]]:
+    """Return references to at most `count` test recordings of at most `window_samples`, evenly spaced over the split.
 
-    Each fits the student's window, so that all systems hear the whole of it at once.
+    Even spacing gives every test set its share. Training recordings are used if the corpus has no test split.
     """
-    window = ModelFormat.load(student_folder(recipe), recipe.teacher.language, recipe.teacher.task).window_samples
-    test = read_utterances(recipe.root / "corpus", "test") or read_utterances(recipe.root / "corpus", "train")
-    fit = [item.audio for item in test if item.seconds * SAMPLE_RATE <= window]
-    return fit[:: max(1, len(fit) // count)][:count]
-
-
-def budgeted_systems(judged: Sequence[System]) -> list[System]:
-    """The systems that a budget judges."""
-    names = {
-        row["name"] for row in budget_candidates([{"name": system.name, "role": system.role} for system in judged])
-    }
-    return [system for system in judged if system.name in names]
-
-
-def _settings(recipe: Recipe, cores: int) -> dict[MeasurementSettings, list[str]]:
-    """Settings to emulate, with their devices; no more threads than this machine has."""
-    found: dict[MeasurementSettings, list[str]] = {}
-    for name, wanted in emulated_settings(recipe).items():
-        here = wanted._replace(threads=min(wanted.threads, cores))
-        if here != settings_for_device(recipe):
-            found.setdefault(here, []).append(name)
-    return found
+    utterances = read_utterances(corpus, "test") or read_utterances(corpus, "train")
+    audio = [utterance.audio for utterance in utterances if utterance.seconds * SAMPLE_RATE <= window_samples]
+    return audio[:: max(1, len(audio) // count)][:count]
 
 
 if __name__ == "__main__":

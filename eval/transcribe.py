@@ -1,210 +1,171 @@
-"""`sottovoce transcribe MODEL AUDIO...`: text of audio files with any runtime; as text, JSON or subtitles."""
+"""`sottovoce transcribe MODEL AUDIO...`: transcribe audio files with any runtime, to text, JSON or subtitles."""
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from tqdm import tqdm
+from eval.decoding.file_results import FileResult, FileTranscript, UnreadableFile
+from eval.decoding.file_transcription import (
+    DETECT,
+    FileTranscriber,
+    TranscriptionOptions,
+    check_draft_options,
+    find_audio_files,
+    open_file_transcriber,
+)
+from eval.decoding.memory_batches import run_worker, transcribe_within_memory
+from eval.decoding.subtitles import format_subtitles
+from eval.runtimes.registry import RUNTIMES, choose_artefact
+from recipes.core.errors import RunError, run_main
+from recipes.core.logs import log
+from recipes.core.progress import track
 
-from eval.audio.recordings import AUDIO_SUFFIXES, SAMPLE_RATE, AudioError, read_audio
-from eval.decoding.long_form import Mode, transcribe_long
-from eval.decoding.memory_batches import Row, run_worker, transcribe_within_memory
-from eval.decoding.subtitles import Cue, format_subtitles
-from eval.decoding.transcribe_arguments import arguments
-from eval.decoding.transcriber import Transcriber, Transcript
-from eval.runtimes.interface import Runtime
-from eval.runtimes.registry import choose_artefact, open_runtime
-from recipes.core.errors import RunError, UserError, run_main
-
-if TYPE_CHECKING:
-    from eval.decoding.word_times import WordTimer
+SUBTITLES = ("srt", "vtt")
 
 
 def main() -> None:
-    """Transcribe each file; unreadable ones are named, the others still done."""
-    given = arguments()
-    if given.draft is not None:
-        _check_draft(given)
-    if given.words and given.runtime is None:
-        given.runtime = "torch"  # an export's graphs hold no attention weights
-    given.runtime, given.precision = choose_artefact(given.model, given.runtime, given.precision)
-    paths = audio_files(given.audio)
-    if given.work is not None:  # as the process that `within_memory` starts
-        start, most = given.work
-        transcriber = _open(given)
-        run_worker(paths, given.memory_mb, start, most, lambda clips: transcribe(transcriber, clips, given))
-        _tell_acceptance(transcriber)
+    """Transcribe each file and print the result. Unreadable files are reported, and fail the command at its end."""
+    # 1. Options, the model that the folder holds in the requested runtime and precision, and the files.
+    args = parse_arguments()
+    options = transcription_options(args)
+    runtime, precision = choose_artefact(args.model, requested_runtime(args), args.precision)
+    files = find_audio_files(args.audio)
+
+    def open_model() -> FileTranscriber:
+        return open_file_transcriber(
+            args.model, runtime, precision, args.threads, options, draft=args.draft, draft_tokens=args.draft_tokens
+        )
+
+    # 2. Transcripts: in this process, or in workers below a memory cap, of which this process may be one.
+    if args.worker is not None:
+        model, (start, limit) = open_model(), args.worker
+        run_worker(files, args.memory_mb, start, limit, model.transcribe)
+        log_draft_summary(model)
         return
-    again = [sys.executable, "-m", "eval.transcribe", *sys.argv[1:], "--work"]
-    rows = (
-        transcribe_within_memory(again, len(paths), given.memory_mb) if given.memory_mb else _one_by_one(paths, given)
+    if args.memory_mb:
+        worker = [sys.executable, "-m", "eval.transcribe", *sys.argv[1:], "--worker"]
+        results = transcribe_within_memory(worker, len(files), args.memory_mb)
+    else:
+        results = transcribe_here(open_model(), files)
+    # 3. Output, as each file is finished.
+    unreadable = 0
+    results = track(results, "transcribe", len(files), unit="file", disable=len(files) == 1)
+    for file, result in zip(files, results, strict=True):
+        if isinstance(result, UnreadableFile):
+            unreadable += 1
+            log.error(f"{file}: {result.reason}")
+        elif args.format in SUBTITLES:
+            print(write_subtitles(file, result, args.format, args.out), flush=True)
+        else:
+            print(format_transcript(file, result, args.format, timed=args.timestamps or args.words), flush=True)
+    if unreadable:
+        raise RunError(f"{unreadable} of {len(files)} files could not be read")
+
+
+def transcription_options(args: argparse.Namespace) -> TranscriptionOptions:
+    """Convert the command line's options; raise UserError if they cannot be combined."""
+    subtitles = args.format in SUBTITLES
+    if args.draft is not None:
+        check_draft_options(args.runtime, args.long, timed=args.timestamps or subtitles)
+    return TranscriptionOptions(
+        language=args.language,
+        task=args.task,
+        segments=args.timestamps or (subtitles and not args.words),
+        words=args.words,
+        long_form="chunked" if args.draft is not None else args.long,
+        carry=args.carry,
+        previous=args.previous,
     )
-    failed = 0
-    bar = tqdm(rows, "transcribe", len(paths), unit="file", disable=len(paths) == 1)
-    for path, row in zip(paths, bar, strict=True):
-        if "error" in row:
-            failed += 1
-            tqdm.write(f"{path}: {row['error']}", file=sys.stderr)
-        else:
-            _show(path, {"audio": str(path), **row}, given)
-    if failed:
-        raise RunError(f"{failed} of {len(paths)} files could not be read")
 
 
-def audio_files(given: Sequence[Path]) -> list[Path]:
-    """The files as given; of a folder the audio under it, in order of name. UserError for a folder without any."""
-    found: list[Path] = []
-    for path in given:
-        inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in AUDIO_SUFFIXES)
-        if path.is_dir() and not inside:
-            raise UserError(f"audio {path}: expected audio files in this folder, found none; name another")
-        found += inside if path.is_dir() else [path]
-    return found
+def requested_runtime(args: argparse.Namespace) -> str | None:
+    """Return the requested runtime; torch if drafts or word times need it, None for any."""
+    if args.draft is not None or (args.words and args.runtime is None):
+        return "torch"  # exported graphs return no attention weights
+    runtime: str | None = args.runtime
+    return runtime
 
 
-def _one_by_one(paths: Sequence[Path], given: argparse.Namespace) -> Iterator[Row]:
-    transcriber = _open(given)
-    for path in paths:
-        try:
-            clip = read_audio(path)
-        except AudioError as error:
-            yield {"error": str(error)}
-        else:
-            yield from transcribe(transcriber, [clip], given)
-    _tell_acceptance(transcriber)
+def transcribe_here(model: FileTranscriber, files: Sequence[Path]) -> Iterator[FileResult]:
+    """Transcribe one file after the other in this process."""
+    yield from model.transcribe_files(files)
+    log_draft_summary(model)
 
 
-def _open(given: argparse.Namespace) -> Transcriber:
-    if given.draft is not None:
-        from eval.decoding.speculative import open_speculative  # torch
-
-        opened: Runtime = open_speculative(given.model, given.draft, given.threads, given.draft_tokens)
-    else:
-        opened = open_runtime(given.runtime, given.model, given.precision, given.threads)
-    language = _any_language(given.model) if given.language == "detect" else given.language
-    return Transcriber(opened, given.model, language, given.task)
+def log_draft_summary(model: FileTranscriber) -> None:
+    """Log how many drafted tokens were accepted, if the model has a draft."""
+    if (summary := model.draft_summary) is not None:
+        log.info(f"draft: {json.dumps(summary)}")
 
 
-def _check_draft(given: argparse.Namespace) -> None:
-    """Drafts are for PyTorch and text without times: another choice is refused, and none is made so."""
-    if given.runtime not in (None, "torch") or given.timestamps or given.format in ("srt", "vtt"):
-        raise UserError("--draft: works in --runtime torch and without timestamps or subtitles; leave one of them out")
-    if given.long == "sequential":
-        raise UserError("--draft: --long sequential goes by timestamps, which drafts leave out; take chunked")
-    given.runtime, given.long = "torch", "chunked"
+def write_subtitles(audio: Path, transcript: FileTranscript, form: str, folder: Path | None) -> Path:
+    """Write subtitles next to the audio, or to `folder`; return the file."""
+    file = (audio.parent if folder is None else folder) / f"{audio.stem}.{form}"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(format_subtitles(transcript.cues, "srt" if form == "srt" else "vtt"), encoding="utf-8")
+    return file
 
 
-def _tell_acceptance(transcriber: Transcriber) -> None:
-    """What became of the drafts, where there were some."""
-    if (kept := getattr(transcriber.runtime, "acceptance", None)) is not None:
-        print(f"draft: {json.dumps(kept.figures)}", file=sys.stderr)
-
-
-def transcribe(transcriber: Transcriber, clips: Sequence[np.ndarray], given: argparse.Namespace) -> list[Row]:
-    """Length, text, score and, where asked for, language and segments of clips [N] at 16 kHz, as one batch.
-
-    Where the language is detected each is a batch of its own, since their prompts differ.
-    """
-    detect = given.language == "detect"
-    if detect and len(clips) > 1:
-        return [row for clip in clips for row in transcribe(transcriber, [clip], given)]
-    if not clips:
-        return []
-    heard: Row = {}
-    if detect:
-        ((language, no_speech),) = transcriber.listen(transcriber.features(clips))
-        heard = {"language": language, "no_speech_prob": round(no_speech, 4)}
-        if language is not None:
-            transcriber.format = replace(transcriber.format, prompt=transcriber.format.prompt_in(language))
-    timed, timer = _timed(given), _word_timer(transcriber, given)
-    rows: dict[int, Row] = {}
-    short = [index for index, clip in enumerate(clips) if len(clip) <= transcriber.format.window_samples]
-    if short:
-        mel_BFT = transcriber.features([clips[index] for index in short])
-        said = transcriber.decode(mel_BFT, scores=True, timestamps=timed, previous=given.previous)
-        for index, one in zip(short, said, strict=True):
-            rows[index] = _clip(transcriber, clips[index], one, timer, timed=timed)
-    for index in set(range(len(clips))) - set(short):
-        rows[index] = _recording(transcriber, clips[index], given, timer, timed=timed)
-    return [{"seconds": round(len(clip) / SAMPLE_RATE, 3), **heard, **rows[index]} for index, clip in enumerate(clips)]
-
-
-def _timed(given: argparse.Namespace) -> bool:
-    """Whether segments are asked for: subtitles are made of them, or of words."""
-    return given.timestamps or (given.format in ("srt", "vtt") and not given.words)
-
-
-def _word_timer(transcriber: Transcriber, given: argparse.Namespace) -> "WordTimer | None":
-    if not given.words:
-        return None
-    from eval.decoding.word_times import WordTimer  # torch
-
-    return WordTimer.of(transcriber, given.model)
-
-
-def _clip(
-    transcriber: Transcriber, samples: np.ndarray, said: Transcript, timer: "WordTimer | None", *, timed: bool
-) -> Row:
-    row: Row = {"text": said.text, "mean_logprob": round(said.mean_logprob, 4)}
+def format_transcript(audio: Path, transcript: FileTranscript, form: str, *, timed: bool) -> str:
+    """Return a transcript as a JSON line or as text; `timed` text has a line for each word or segment."""
+    if form == "json":
+        return json.dumps({"audio": str(audio), **transcript.to_json()}, ensure_ascii=False)
     if timed:
-        row["segments"] = _segments(transcriber.segments(said, len(samples) / SAMPLE_RATE))
-    return row | ({"words": [asdict(word) for word in timer.words(samples, said.tokens)]} if timer else {})
+        return "\n".join(f"[{start:.2f} - {end:.2f}] {text}" for start, end, text in transcript.cues)
+    return transcript.text
 
 
-def _recording(
-    transcriber: Transcriber, samples: np.ndarray, given: argparse.Namespace, timer: "WordTimer | None", *, timed: bool
-) -> Row:
-    """Text and, where asked for, segments and words of what is longer than the model's window."""
-    wanted = timed or timer is not None
-    mode: Mode = given.long or ("sequential" if transcriber.writes_timestamps or wanted else "chunked")
-    if wanted and mode == "chunked":
-        raise UserError("recording longer than the window: chunks give no times, which were asked for; take sequential")
-    said = transcribe_long(transcriber, samples, mode, carry=given.carry, previous=given.previous)
-    row: Row = {"text": said.text} | ({"segments": _segments(said.cues)} if timed else {})
-    if timer is not None:
-        row["words"] = [
-            asdict(word)
-            for (start, end), tokens in zip(said.windows, said.tokens, strict=True)
-            for word in timer.words(samples[start:end], tokens, start / SAMPLE_RATE)
-        ]
-    return row
+def parse_arguments() -> argparse.Namespace:
+    """Parse the command line; exit with status 2 and the reason if it is invalid."""
+    parser = argparse.ArgumentParser(prog="sottovoce transcribe", description="Transcribe audio files.")
+    add = parser.add_argument
+    add("model", type=Path, help="model folder, such as runs/demo/export/model")
+    add("audio", nargs="+", type=Path, help="audio files of any length, or folders of them")
+    add("--runtime", choices=RUNTIMES,
+        help=f"default: the first of {', '.join(RUNTIMES[1:])} that the folder has in the requested precision, else "
+        "torch, which is the slowest to start")  # fmt: skip
+    add("--precision", choices=["fp32", "fp16", "int8", "w8a8", "w4a16"],
+        help="default: the most exact one that the folder has for the runtime")  # fmt: skip
+    add("--memory-mb", type=_positive_number, metavar="N",
+        help="cap on the process's resident memory in MB (10^6 bytes); files are transcribed in batches as large as it "
+        "allows. int8 scales activations over the whole batch, so its texts may differ from those of single "
+        "files")  # fmt: skip
+    add("--draft", type=Path, metavar="STUDENT",
+        help="folder of a student of this model, which drafts tokens that the model verifies: the same text, faster if "
+        "the student is much faster; counts of accepted tokens go to stderr")  # fmt: skip
+    add("--draft-tokens", type=_positive_count, metavar="N",
+        help="number of tokens to draft at once; default: as many as the student is sure enough of")  # fmt: skip
+    add("--worker", nargs=2, type=int, help=argparse.SUPPRESS)
+    add("--language", default="en", help=f"language code, or `{DETECT}`; for multilingual models")
+    add("--task", choices=["transcribe", "translate"], default="transcribe")
+    add("--threads", type=int, default=len(os.sched_getaffinity(0)), help="default: all cores")
+    add("--format", choices=["text", "json", *SUBTITLES], default="text")
+    add("--out", type=Path, help="folder for subtitles; default: that of the audio file")
+    add("--timestamps", action="store_true", help="print segments with their times, as text or JSON")
+    add("--words", action="store_true",
+        help="print words with their times, as text or JSON, or one subtitle per word; needs --runtime torch and a "
+        "model whose generation_config.json has alignment_heads")  # fmt: skip
+    add("--long", choices=["sequential", "chunked"],
+        help="how to transcribe files longer than the model's window: window after window by its timestamps (default "
+        "if the model writes them), or in overlapping windows")  # fmt: skip
+    add("--carry", action="store_true", help="with --long sequential: pass the text so far to each window")
+    add("--previous", default="", help="text that came before, or names to spell as given")
+    return parser.parse_args()
 
 
-def _segments(cues: Sequence[Cue]) -> list[dict[str, Any]]:
-    return [{"start": start, "end": end, "text": text} for start, end, text in cues]
+def _positive_number(text: str) -> float:
+    if not (value := float(text)) > 0:
+        raise argparse.ArgumentTypeError(f"expected more than 0, found {text}")
+    return value
 
 
-def _show(path: Path, row: dict[str, Any], given: argparse.Namespace) -> None:
-    if given.format in ("srt", "vtt"):
-        file = path.with_suffix(f".{given.format}") if given.out is None else given.out / f"{path.stem}.{given.format}"
-        cues = _cues(row)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(format_subtitles(cues, given.format), encoding="utf-8")
-        print(file, flush=True)
-    elif given.format == "json":
-        print(json.dumps(row, ensure_ascii=False), flush=True)
-    else:
-        lines = [f"[{start:.2f} - {end:.2f}] {text}" for start, end, text in _cues(row)]
-        print("\n".join(lines) if given.timestamps or given.words else row["text"], flush=True)
-
-
-def _cues(row: Row) -> list[Cue]:
-    """Words where there are some, else segments; none where neither was asked for."""
-    if "words" in row:
-        return [(item["start"], item["end"], item["word"]) for item in row["words"]]
-    return [(item["start"], item["end"], item["text"]) for item in row.get("segments", [])]
-
-
-def _any_language(model: Path) -> str | None:
-    """Some language of the model: the prompt needs one before the audio has been heard."""
-    file = model / "generation_config.json"
-    known = (json.loads(file.read_text()) if file.is_file() else {}).get("lang_to_id") or {}
-    return next((name.strip("<|>") for name in known), None)
+def _positive_count(text: str) -> int:
+    if (value := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"expected 1 or more, found {text}")
+    return value
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""What to cook, and the cook: recipes, stages, the command line."""
+"""Recipes (YAML files that each describe one student), their schema, and the engine that runs their stages."""

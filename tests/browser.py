@@ -1,195 +1,139 @@
-"""Headless Chromium over the DevTools protocol, spoken through a pipe: needs nothing but Python.
+"""Headless Chromium for the tests, driven with Playwright.
 
-python -m tests.browser ADDRESS CLIP OUT.webp [--width 1280] [--dark]     a picture of the page, for the docs
+    python -m tests.browser ADDRESS CLIP OUT.webp [--width 1000] [--dark]     picture of the page of `sottovoce serve`
+
+Chromium is the system's own (`apt install chromium`); Playwright's browser downloads are not used.
 """
 
 import argparse
 import base64
-import fcntl
 import json
-import os
 import shutil
-import subprocess
-import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
+
+import pytest
+from playwright.sync_api import ConsoleMessage, Error, Page, sync_playwright
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on the PATH; apt install chromium")
+
+OPTIONS = (
+    "--no-sandbox", "--no-first-run", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync", "--disable-quic", "--mute-audio",
+    "--autoplay-policy=no-user-gesture-required", "--use-fake-ui-for-media-stream",
+)  # fmt: skip
+"""The sandbox does not work as root. The others stop Chromium's own network requests and its questions to the user."""
+
+SECONDS = 120
+"""Time limit of everything that is waited for."""
 
 
+@dataclass
 class Browser:
-    """One page and the workers below it."""
+    """One page, with what it and its workers have done so far."""
 
-    def __init__(self, *options: str):
-        assert CHROMIUM is not None
-        self.requests: list[str] = []
-        """Every address asked for, by the page or a worker."""
-        self.errors: list[str] = []
-        """Exceptions and what the console called errors."""
-        self._profile = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
-        self._number = 0
-        commands, self._write = os.pipe()
-        self._read, events = os.pipe()
-        # Chromium reads from 3 and writes to 4, which may be ours: both ends move out of the way first.
-        low = [fcntl.fcntl(end, fcntl.F_DUPFD, 50) for end in (commands, events)]
-        self._process = subprocess.Popen(
-            ["bash", "-c", 'r=$1; w=$2; shift 2; exec "$@" 3<&$r 4>&$w', "bash", *map(str, low), CHROMIUM, "--headless",
-             "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--mute-audio", "--remote-debugging-pipe",
-             "--autoplay-policy=no-user-gesture-required", "--use-fake-ui-for-media-stream",
-             f"--user-data-dir={self._profile.name}", *options, "about:blank"],
-            pass_fds=low, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
-        for end in (commands, events, *low):
-            os.close(end)
-        self._left = b""
-        page = next(item for item in self.ask("Target.getTargets")["targetInfos"] if item["type"] == "page")
-        self.page = self.ask("Target.attachToTarget", targetId=page["targetId"], flatten=True)["sessionId"]
-        self._watch(self.page)
-        self.ask("Page.enable", self.page)
-
-    def _watch(self, session: str) -> None:
-        """Hear of the requests and errors of a page or worker, and of workers below it from their first request on."""
-        for domain in ("Runtime.enable", "Network.enable", "Log.enable"):
-            self._send(domain, session)
-        self._send("Target.setAutoAttach", session, autoAttach=True, waitForDebuggerOnStart=True, flatten=True)
-        self._send("Runtime.runIfWaitingForDebugger", session)
-
-    def _send(self, method: str, session: str | None = None, **parameters: Any) -> int:
-        self._number += 1
-        message: dict[str, Any] = {"id": self._number, "method": method, "params": parameters}
-        os.write(self._write, json.dumps(message | ({"sessionId": session} if session else {})).encode() + b"\0")
-        return self._number
-
-    def ask(self, method: str, session: str | None = None, **parameters: Any) -> dict[str, Any]:
-        """The result of one command of the protocol."""
-        number = self._send(method, session, **parameters)
-        while (message := self._receive()).get("id") != number:
-            pass
-        assert "error" not in message, f"{method}: {message['error']}"
-        found: dict[str, Any] = message["result"]
-        return found
-
-    def _receive(self) -> dict[str, Any]:
-        while b"\0" not in self._left:
-            part = os.read(self._read, 1 << 20)
-            assert part, "Chromium ended"
-            self._left += part
-        line, _, self._left = self._left.partition(b"\0")
-        message: dict[str, Any] = json.loads(line)
-        self._note(message.get("method", ""), message.get("params") or {})
-        return message
-
-    def _note(self, method: str, said: dict[str, Any]) -> None:
-        if method == "Target.attachedToTarget":
-            self._watch(said["sessionId"])
-        elif method == "Network.requestWillBeSent":
-            self.requests.append(said["request"]["url"])
-        elif method == "Runtime.exceptionThrown":
-            details = said["exceptionDetails"]
-            self.errors.append(details.get("exception", {}).get("description") or details["text"])
-        elif method == "Log.entryAdded" and said["entry"]["level"] == "error":
-            self.errors.append(f"{said['entry']['text']} {said['entry'].get('url', '')}")
-        elif method == "Runtime.consoleAPICalled" and said["type"] in ("error", "assert"):
-            self.errors.append(" ".join(str(item.get("value", item.get("description"))) for item in said["args"]))
+    page: Page
+    requests: list[str] = field(default_factory=list)
+    """Every address that the page, its frames and its workers have requested."""
+    errors: list[str] = field(default_factory=list)
+    """Exceptions that were not caught, and errors on the console."""
 
     def open(self, address: str) -> None:
-        """Go to an address."""
-        self.ask("Page.navigate", self.page, url=address)
+        """Go to an address. Wait with `until` for what the page does next."""
+        # Not until it is loaded, for a page that installs a service worker reloads itself meanwhile.
+        self.page.goto(address, wait_until="commit")
 
     def value(self, expression: str) -> Any:
-        """Of a JavaScript expression in the page; a promise is awaited."""
-        done = self.ask("Runtime.evaluate", self.page, expression=expression, awaitPromise=True, returnByValue=True)
-        assert "exceptionDetails" not in done, done["exceptionDetails"]
-        return done["result"].get("value")
+        """Return the value of a JavaScript expression in the page. A promise is awaited."""
+        return self.page.evaluate(expression)
 
-    def until(self, expression: str, seconds: float = 120) -> Any:
-        """The expression's value once it is true."""
-        end = time.monotonic() + seconds
-        while not (found := self._tried(expression)):
-            assert time.monotonic() < end, (
-                f"{expression}: not within {seconds} s; {self._tried('document.body.innerText')}"
-            )
-            time.sleep(0.1)
-        return found
+    def until(self, expression: str) -> Any:
+        """Wait until a JavaScript expression is true and return its value. The page may reload meanwhile."""
+        # Playwright's wait_for_function calls eval in the page, which the page's Content-Security-Policy forbids.
+        end = time.monotonic() + SECONDS
+        while True:
+            with suppress(Error):  # a page that is reloading, or one that is not complete yet
+                if value := self.page.evaluate(expression):
+                    return value
+            assert time.monotonic() < end, f"{expression}: not true within {SECONDS} s; {self.page.inner_text('body')}"
+            self.page.wait_for_timeout(100)
 
-    def _tried(self, expression: str) -> Any:
-        """A page that is being left has no value to give."""
-        try:
-            return self.value(expression)
-        except AssertionError:
-            return None
+    def choose(self, selector: str, *files: Path) -> None:
+        """Choose files of this machine in a file input."""
+        self.page.set_input_files(selector, list(files))
 
-    def choose(self, selector: str, files: Sequence[Path]) -> None:
-        """Files of this machine in a file input."""
-        root = self.ask("DOM.getDocument", self.page)["root"]["nodeId"]
-        node = self.ask("DOM.querySelector", self.page, nodeId=root, selector=selector)["nodeId"]
-        self.ask("DOM.setFileInputFiles", self.page, nodeId=node, files=[str(file.resolve()) for file in files])
+    def resize(self, width: int, height: int) -> None:
+        """Set the size of the screen in CSS pixels."""
+        self.page.set_viewport_size({"width": width, "height": height})
 
-    def look(self, width: int, height: int, *, dark: bool = False) -> None:
-        """The size of the screen in CSS pixels, and its colours."""
-        self.ask(
-            "Emulation.setDeviceMetricsOverride",
-            self.page,
-            width=width,
-            height=height,
-            deviceScaleFactor=1,
-            mobile=width < 600,
-        )
-        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        self.ask("Emulation.setEmulatedMedia", self.page, features=[scheme])
-
-    def picture(self, file: Path) -> None:
-        """What the screen shows, as .png or .webp."""
+    def screenshot(self, file: Path) -> None:
+        """Write what the screen shows as .png or .webp. Playwright itself writes no WebP, but Chromium does."""
         options = {"format": file.suffix[1:]} | ({"quality": 85} if file.suffix == ".webp" else {})
-        file.write_bytes(base64.b64decode(self.ask("Page.captureScreenshot", self.page, **options)["data"]))
+        session = self.page.context.new_cdp_session(self.page)
+        file.write_bytes(base64.b64decode(session.send("Page.captureScreenshot", options)["data"]))
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(self, *_: object) -> None:
-        self._process.kill()
-        self._process.wait()
-        os.close(self._read)
-        os.close(self._write)
-        self._profile.cleanup()
+@contextmanager
+def open_browser(*options: str, dark: bool = False) -> Iterator[Browser]:
+    """Start Chromium with more command-line options and an empty page."""
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=[*OPTIONS, *options])
+        context = chromium.new_context(color_scheme="dark" if dark else "light", permissions=["microphone"])
+        context.set_default_timeout(1000 * SECONDS)
+        browser = Browser(context.new_page())
+        context.on("request", lambda request: browser.requests.append(request.url))
+        context.on("weberror", lambda error: browser.errors.append(str(error.error)))
+        context.on("console", lambda message: _note_error(browser, message))
+        try:
+            yield browser
+        finally:
+            chromium.close()
+
+
+def _note_error(browser: Browser, message: ConsoleMessage) -> None:
+    if message.type in ("error", "assert"):
+        browser.errors.append(f"{message.text} {message.location['url']}")
 
 
 READY = "document.querySelector('#state')?.classList.contains('ready')"
-LAST = "document.querySelector('article:not(.busy) .text')?.textContent"
+"""Whether the page of `sottovoce serve` has loaded its model."""
+LAST_TEXT = "document.querySelector('article:not(.busy) .text')?.textContent"
+"""The text of the newest recording on it that is finished."""
 
 
-def hear(browser: Browser, clip: Path) -> str:
-    """What the page hears in a file that is given to it."""
+def transcribe_on_page(browser: Browser, clip: Path) -> str:
+    """Give an audio file to the page of `sottovoce serve` and return the text that it shows."""
     browser.until(READY)
+    finished = "document.querySelectorAll('article:not(.busy)').length"
     before = browser.value("document.querySelectorAll('article').length")
-    browser.choose("#files", [clip])
-    browser.until(
-        f"document.querySelectorAll('article:not(.busy)').length > {before} || !document.querySelector('#alert').hidden"
-    )
-    assert browser.value("document.querySelector('#alert').hidden"), browser.value(
-        "document.querySelector('#alert').textContent"
-    )
-    return str(browser.value(LAST))
+    browser.choose("#files", clip)
+    browser.until(f"{finished} > {before} || !document.querySelector('#alert').hidden")
+    alert = browser.value("document.querySelector('#alert').hidden || document.querySelector('#alert').textContent")
+    assert alert is True, alert
+    return str(browser.value(LAST_TEXT))
 
 
-def main(done: Callable[[str], None] = print) -> None:
-    """See this module's head."""
-    parser = argparse.ArgumentParser()
+def main() -> None:
+    """Take a picture of the page after it has transcribed a clip."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("address")
     parser.add_argument("clip", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--width", type=int, default=1000)
     parser.add_argument("--height", type=int, default=620)
     parser.add_argument("--dark", action="store_true")
-    given = parser.parse_args()
-    with Browser() as browser:
-        browser.look(given.width, given.height, dark=given.dark)
-        browser.open(given.address)
-        done(hear(browser, given.clip))
-        browser.picture(given.out)
-        done("\n".join(browser.errors))
+    args = parser.parse_args()
+    with open_browser(dark=args.dark) as browser:
+        browser.resize(args.width, args.height)
+        browser.open(args.address)
+        text = transcribe_on_page(browser, args.clip)
+        browser.screenshot(args.out)
+        print(json.dumps({"text": text, "errors": browser.errors}))
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Audio: reading a corpus, splitting and packing recordings, augmentation, and log-mel features in torch."""

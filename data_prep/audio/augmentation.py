@@ -1,6 +1,9 @@
-"""Audio made harder: speed, rooms, noise, SpecAugment. A function of seed, epoch and utterance alone.
+"""Augmentation of training audio: speed, room impulse responses, additive noise and SpecAugment.
 
-N samples, B batch, F mel bins, T frames.
+Every random draw depends only on the seed, the epoch and the utterance, so the result does not depend on how batches
+are formed, on the number of workers or on interruptions.
+
+Axes: N samples, B batch, F mel bins, T frames.
 """
 
 import hashlib
@@ -15,65 +18,87 @@ from eval.audio.noise import add_noise, load_noise, noise_files, root_mean_squar
 from eval.audio.recordings import SAMPLE_RATE
 from recipes.schema.train_section import AugmentOptions
 
+_FRAMES_PER_SECOND = 100
+
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Draws changes for clips; safe to copy into data-loading processes."""
+    """Changes clips and their features at random. Can be copied into data-loading processes.
 
-    settings: AugmentOptions
+    Attributes:
+        options: The recipe's `augment` settings.
+        seed: Seed of all draws.
+        noise_paths: Noise recordings to choose from.
+        room_paths: Room impulse responses to choose from.
+    """
+
+    options: AugmentOptions
     seed: int
-    noises: tuple[str, ...]
-    rooms: tuple[str, ...]
+    noise_paths: tuple[str, ...]
+    room_paths: tuple[str, ...]
 
     @classmethod
-    def of(cls, settings: AugmentOptions, seed: int) -> "Augmentation":
-        """With the recordings that the recipe's folders hold; UserError for a folder without any."""
-        found = [noise_files(f"train.augment.{key}", getattr(settings, key)) for key in ("noise", "rooms")]
-        return cls(settings, seed, *found)
+    def from_options(cls, options: AugmentOptions, seed: int) -> "Augmentation":
+        """List the recordings in the folders that the options name.
 
-    def __call__(self, clip: np.ndarray, name: str, epoch: int) -> np.ndarray:
-        """Samples [N] at 16 kHz to changed samples; the length changes with the speed alone."""
-        settings, draw = self.settings, self._draw(name, epoch)
-        if settings.speed and (factor := float(draw.choice(settings.speed))) != 1.0:
+        Raises UserError when a folder holds no audio.
+        """
+        noise_paths = noise_files("train.augment.noise", options.noise)
+        room_paths = noise_files("train.augment.rooms", options.rooms)
+        return cls(options, seed, noise_paths, room_paths)
+
+    def __call__(self, clip: np.ndarray, utterance_id: str, epoch: int) -> np.ndarray:
+        """Augment samples [N] at 16 kHz. Only a change of speed changes their number."""
+        options, draw = self.options, self._random_generator(utterance_id, epoch)
+        if options.speed and (factor := float(draw.choice(options.speed))) != 1.0:
             clip = soxr.resample(clip, SAMPLE_RATE * factor, SAMPLE_RATE)
-        if self.rooms and draw.random() < settings.room_share:
-            clip = _in_room(clip, load_noise(str(draw.choice(self.rooms))))
-        if self.noises and draw.random() < settings.noise_share:
-            noise = load_noise(str(draw.choice(self.noises)))
-            clip = add_noise(clip, noise, draw.uniform(*settings.snr_db), int(draw.integers(len(noise))))
+        if self.room_paths and draw.random() < options.room_share:
+            clip = _reverberate(clip, load_noise(str(draw.choice(self.room_paths))))
+        if self.noise_paths and draw.random() < options.noise_share:
+            noise = load_noise(str(draw.choice(self.noise_paths)))
+            clip = add_noise(clip, noise, draw.uniform(*options.snr_db), int(draw.integers(len(noise))))
         return clip.astype(np.float32)
 
-    def mask(self, mel_BFT: torch.Tensor, draws: Sequence[tuple[str, int, float]]) -> torch.Tensor:
-        """SpecAugment (Park et al. 2019, arXiv 1904.08779): stretches of time and bands of mel bins at the mean.
+    def mask(self, mel_BFT: torch.Tensor, clips: Sequence[tuple[str, int, float]]) -> torch.Tensor:
+        """Apply SpecAugment: replace random time spans and bands of mel bins by the clip's mean.
 
-        `draws`: utterance, epoch and seconds of each clip. Time masks fall within the clip, not the silence after it,
-        and cover a fifth of it each at most: half a second would hide a whole digit.
+        A time mask stays within the clip and never covers the padding after it. It spans at most a fifth of the clip:
+        half a second would hide a whole digit. See Park et al. 2019, arXiv 1904.08779.
+
+        Args:
+            mel_BFT: Log-mel features; they are not modified.
+            clips: Utterance id, epoch and length in seconds of each clip.
         """
-        settings = self.settings
-        if not settings.time_masks and not settings.mel_masks:
+        options = self.options
+        if not options.time_masks and not options.mel_masks:
             return mel_BFT
         mel_BFT = mel_BFT.clone()
         bins = mel_BFT.shape[1]
-        for mel_FT, (name, epoch, seconds) in zip(mel_BFT, draws, strict=True):
-            frames = min(mel_FT.shape[1], 1 + round(100 * seconds))
-            draw, mean = self._draw(f"mask {name}", epoch), mel_FT[:, :frames].mean()
-            for _ in range(settings.time_masks):
-                width = int(draw.integers(1 + round(min(100 * settings.time_mask_seconds, frames / 5))))
+        for mel_FT, (utterance_id, epoch, seconds) in zip(mel_BFT, clips, strict=True):
+            frames = min(mel_FT.shape[1], 1 + round(_FRAMES_PER_SECOND * seconds))
+            longest = min(_FRAMES_PER_SECOND * options.time_mask_seconds, frames / 5)
+            draw, mean = self._random_generator(f"mask {utterance_id}", epoch), mel_FT[:, :frames].mean()
+            for _ in range(options.time_masks):
+                width = int(draw.integers(1 + round(longest)))
                 start = int(draw.integers(max(1, frames - width)))
                 mel_FT[:, start : start + width] = mean
-            for _ in range(settings.mel_masks):
-                width = int(draw.integers(1 + min(bins, settings.mel_mask_bins)))
+            for _ in range(options.mel_masks):
+                width = int(draw.integers(1 + min(bins, options.mel_mask_bins)))
                 start = int(draw.integers(max(1, bins - width)))
                 mel_FT[start : start + width] = mean
         return mel_BFT
 
-    def _draw(self, name: str, epoch: int) -> np.random.Generator:
+    def _random_generator(self, name: str, epoch: int) -> np.random.Generator:
         return np.random.default_rng(list(hashlib.sha256(f"{self.seed} {epoch} {name}".encode()).digest()))
 
 
-def _in_room(clip: np.ndarray, impulse: np.ndarray) -> np.ndarray:
-    """The clip as heard through an impulse response, at its own level, not shifted by the direct path's delay."""
-    direct = int(np.abs(impulse).argmax())
-    size = len(clip) + len(impulse) - 1
-    heard = np.fft.irfft(np.fft.rfft(clip, size) * np.fft.rfft(impulse, size), size)[direct : direct + len(clip)]
-    return heard * (root_mean_square(clip) / max(root_mean_square(heard), 1e-8))
+def _reverberate(clip: np.ndarray, impulse_response: np.ndarray) -> np.ndarray:
+    """Convolve the clip with a room's impulse response; keep its level, its length and its position in time.
+
+    The delay of the direct path, the largest value of the response, is removed.
+    """
+    direct = int(np.abs(impulse_response).argmax())
+    size = len(clip) + len(impulse_response) - 1
+    wet = np.fft.irfft(np.fft.rfft(clip, size) * np.fft.rfft(impulse_response, size), size)
+    wet = wet[direct : direct + len(clip)]
+    return wet * (root_mean_square(clip) / max(root_mean_square(wet), 1e-8))

@@ -1,7 +1,7 @@
-"""Long recordings split at silences; short neighbours of one speaker packed. Both up to the teacher's window.
+"""Split long recordings at silences, and pack short neighbouring utterances, up to the teacher's window.
 
-Speech is found by Silero VAD (MIT, from the `silero-vad` wheel), run over whole blocks by ONNX Runtime: 285 times as
-fast as the audio on one core, and within 2e-6 of the package's own torch model.
+Speech is detected by Silero VAD (MIT licence, from the `silero-vad` wheel). ONNX Runtime runs it over whole blocks of
+samples, which is 285 times faster than real time on one core and within 2e-6 of the package's own torch model.
 """
 
 import hashlib
@@ -17,43 +17,49 @@ import numpy as np
 from eval.audio.recordings import SAMPLE_RATE, AudioReference, format_seconds
 from eval.audio.utterances import Utterance
 
-FRAME = 512 / SAMPLE_RATE
-"""Seconds of one speech probability: 0.032."""
+_FRAME_SAMPLES = 512
+FRAME_SECONDS = _FRAME_SAMPLES / SAMPLE_RATE
+"""Length of the frame that one speech probability describes: 0.032 s."""
 
-_CONTEXT = 64  # samples of the frame before, which the model also sees
-_SPEECH = 0.5  # probability; Silero's own default
-_MARGIN = 0.2  # seconds of silence kept on either side of speech
-_LONG_SILENCE = 2.0  # seconds; longer ones are left out
+_CONTEXT_SAMPLES = 64
+"""Samples of the previous frame that the model reads together with a frame."""
+_SPEECH_THRESHOLD = 0.5
+"""Probability from which a frame counts as speech; Silero's own default."""
+_MARGIN_SECONDS = 0.2
+"""Silence kept before and after speech."""
+_LONG_SILENCE_SECONDS = 2.0
+"""Silence longer than this is left out of all pieces."""
 
 
 class SpeechDetector:
-    """Speech probabilities of a stream of blocks of 16 kHz samples."""
+    """Computes speech probabilities of 16 kHz samples that arrive block by block."""
 
     def __init__(self) -> None:
-        self._session = _session()
+        self._session = _silero_session()
         self._states = {name: np.zeros((1, 1, 128), np.float32) for name in ("h", "c")}
-        self._rest = np.zeros(_CONTEXT, np.float32)
+        self._unused = np.zeros(_CONTEXT_SAMPLES, np.float32)
         self._probabilities: list[np.ndarray] = []
 
     def feed(self, samples: np.ndarray) -> None:
-        """The next samples [N]."""
-        samples = np.concatenate([self._rest, samples])
-        frames = (len(samples) - _CONTEXT) // 512
+        """Process the next samples [N]. Samples beyond the last whole frame wait for the next call."""
+        samples = np.concatenate([self._unused, samples])
+        frames = (len(samples) - _CONTEXT_SAMPLES) // _FRAME_SAMPLES
         if frames:
-            windows = np.lib.stride_tricks.sliding_window_view(samples, _CONTEXT + 512)[::512][:frames]
-            inputs = {"input": np.ascontiguousarray(windows), **self._states}
-            probabilities, self._states["h"], self._states["c"] = self._session.run(None, inputs)
+            windows = np.lib.stride_tricks.sliding_window_view(samples, _CONTEXT_SAMPLES + _FRAME_SAMPLES)
+            windows = np.ascontiguousarray(windows[::_FRAME_SAMPLES][:frames])
+            outputs = self._session.run(None, {"input": windows, **self._states})
+            probabilities, self._states["h"], self._states["c"] = outputs
             self._probabilities.append(probabilities)
-        self._rest = samples[frames * 512 :]
+        self._unused = samples[frames * _FRAME_SAMPLES :]
 
     @property
     def probabilities(self) -> np.ndarray:
-        """One for each whole FRAME so far."""
+        """The speech probability of every whole frame so far."""
         return np.concatenate(self._probabilities) if self._probabilities else np.zeros(0, np.float32)
 
 
 @cache
-def _session() -> Any:
+def _silero_session() -> Any:
     import onnxruntime
 
     package = find_spec("silero_vad")
@@ -65,93 +71,114 @@ def _session() -> Any:
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
-def split_points(probability: np.ndarray, seconds: float, longest: float) -> list[tuple[float, float]]:
-    """Pieces (start, end) in seconds, each at most `longest`, in order, that hold all speech.
+def find_segments(probabilities: np.ndarray, seconds: float, max_seconds: float) -> list[tuple[float, float]]:
+    """Cut a recording into pieces that together hold all of its speech.
 
-    A piece ends in the longest silence of the second half of the window, or where speech is least likely if there is
-    none. Silence beyond two seconds belongs to no piece. No speech at all gives no pieces.
+    A piece ends in the longest silence of the second half of its window, or, if that half has no silence, at the frame
+    with the lowest speech probability. Silence longer than two seconds belongs to no piece.
+
+    Args:
+        probabilities: Speech probability of each frame of `FRAME_SECONDS`.
+        seconds: Length of the recording.
+        max_seconds: Largest length of a piece.
+
+    Returns:
+        Start and end of each piece in seconds, in order; an empty list for a recording without speech.
     """
-    silent = probability < _SPEECH
+    silent = probabilities < _SPEECH_THRESHOLD
     if silent.all():
         return []
-    pieces = []
-    for start, end in _islands(silent, round(_LONG_SILENCE / FRAME)):
-        first = max(0.0, start * FRAME - _MARGIN)
-        last = min(seconds, end * FRAME + _MARGIN) if end < len(silent) else seconds
-        while last - first > longest:
-            low, high = round((first + longest / 2) / FRAME), int((first + longest) / FRAME)
-            cut = _best_cut(probability[low:high], silent[low:high]) + low
-            pieces.append((first, cut * FRAME))
-            first = cut * FRAME
-        pieces.append((first, last))
-    return [(round(first, 3), min(round(last, 3), seconds)) for first, last in pieces]
+    segments = []
+    for start_frame, end_frame in _speech_spans(silent, round(_LONG_SILENCE_SECONDS / FRAME_SECONDS)):
+        start = max(0.0, start_frame * FRAME_SECONDS - _MARGIN_SECONDS)
+        end = seconds
+        if end_frame < len(silent):
+            end = min(seconds, end_frame * FRAME_SECONDS + _MARGIN_SECONDS)
+        while end - start > max_seconds:
+            low = round((start + max_seconds / 2) / FRAME_SECONDS)
+            high = int((start + max_seconds) / FRAME_SECONDS)
+            cut = (_best_cut(probabilities[low:high], silent[low:high]) + low) * FRAME_SECONDS
+            segments.append((start, cut))
+            start = cut
+        segments.append((start, end))
+    return [(round(start, 3), min(round(end, 3), seconds)) for start, end in segments]
 
 
-def _islands(silent: np.ndarray, longest_silence: int) -> Iterator[tuple[int, int]]:
-    """Frames (start, end) of speech with no silence longer than that inside."""
+def _speech_spans(silent: np.ndarray, max_silence: int) -> Iterator[tuple[int, int]]:
+    """Yield (start, end) frames of the spans of speech in which no silence is longer than `max_silence` frames."""
     spoken = np.flatnonzero(~silent)
-    breaks = np.flatnonzero(np.diff(spoken) > longest_silence)
+    breaks = np.flatnonzero(np.diff(spoken) > max_silence)
     starts = spoken[np.concatenate([[0], breaks + 1])]
     ends = spoken[np.concatenate([breaks, [len(spoken) - 1]])] + 1
     yield from zip(starts.tolist(), ends.tolist(), strict=True)
 
 
-def _best_cut(probability: np.ndarray, silent: np.ndarray) -> int:
-    """The middle of the longest silence; the later of two. Without one the frame least like speech."""
+def _best_cut(probabilities: np.ndarray, silent: np.ndarray) -> int:
+    """Return the middle frame of the longest silence (of the last one among equals).
+
+    Without any silence, return the frame with the lowest speech probability.
+    """
     edges = np.flatnonzero(np.diff(np.concatenate([[False], silent, [False]])))
     if not len(edges):
-        return int(probability.argmin())
+        return int(probabilities.argmin())
     starts, ends = edges[::2], edges[1::2]
     longest = len(starts) - 1 - int((ends - starts)[::-1].argmax())
     return int(starts[longest] + ends[longest]) // 2
 
 
-def split_recording(item: Utterance, probability: np.ndarray, longest: float) -> list[Utterance]:
-    """A long recording as utterances of its pieces; the transcript of the whole belongs to none of them."""
-    (audio,) = item.audio
-    whole = AudioReference.parse(audio)
+def split_recording(recording: Utterance, probabilities: np.ndarray, max_seconds: float) -> list[Utterance]:
+    """Split a long recording into utterances of at most `max_seconds`.
+
+    They have no text, because the transcript of the whole recording is not the transcript of a piece.
+    """
+    (audio,) = recording.audio
+    reference = AudioReference.parse(audio)
     pieces = []
-    for start, end in split_points(probability, item.seconds, longest):
-        name = f"{item.id}#t={format_seconds(start)},{format_seconds(end)}"
-        piece = str(replace(whole, seconds=(start, end)))
+    for start, end in find_segments(probabilities, recording.seconds, max_seconds):
+        name = f"{recording.id}#t={format_seconds(start)},{format_seconds(end)}"
+        piece_audio = str(replace(reference, time_range=(start, end)))
         length = end - start
         pieces.append(
-            replace(item, id=name, audio=[piece], seconds=length, text=None, parts=[name], part_seconds=[length])
+            replace(
+                recording, id=name, audio=[piece_audio], seconds=length, text=None, parts=[name], part_seconds=[length]
+            )
         )
     return pieces
 
 
-def pack_utterances(utterances: Sequence[Utterance], longest: float) -> list[Utterance]:
-    """Neighbours of one source, split, speaker and language joined while they fit; all others as they are.
+def pack_utterances(utterances: Sequence[Utterance], max_seconds: float) -> list[Utterance]:
+    """Join neighbouring utterances of the same source, split, speaker and language up to `max_seconds`.
 
-    An utterance without a speaker is joined to nothing but its own recording's pieces.
+    Utterances of the test split are never joined. An utterance without a speaker is joined only with other pieces of
+    its own recording.
     """
     packed: list[Utterance] = []
-    for item in utterances:
-        if packed and item.split != "test" and _may_join(packed[-1], item, longest):
-            packed[-1] = _join(packed[-1], item)
+    for utterance in utterances:
+        if packed and utterance.split != "test" and _can_join(packed[-1], utterance, max_seconds):
+            packed[-1] = _join(packed[-1], utterance)
         else:
-            packed.append(item)
+            packed.append(utterance)
     return packed
 
 
-def _may_join(before: Utterance, item: Utterance, longest: float) -> bool:
-    alike = all(getattr(before, key) == getattr(item, key) for key in ("source", "split", "speaker", "language"))
-    known = item.speaker is not None or recording_id(before.parts[-1]) == recording_id(item.id)
-    # A transcript for one half alone would be a wrong reference for the whole.
-    both = (before.text is None) == (item.text is None)
-    return alike and known and both and before.seconds + item.seconds <= longest
+def _can_join(first: Utterance, second: Utterance, max_seconds: float) -> bool:
+    alike = all(getattr(first, key) == getattr(second, key) for key in ("source", "split", "speaker", "language"))
+    same_speaker = second.speaker is not None or recording_id(first.parts[-1]) == recording_id(second.id)
+    # A transcript of only one half would be a wrong reference for the whole.
+    both_or_neither_transcribed = (first.text is None) == (second.text is None)
+    fits = first.seconds + second.seconds <= max_seconds
+    return alike and same_speaker and both_or_neither_transcribed and fits
 
 
-def _join(before: Utterance, item: Utterance) -> Utterance:
-    text = f"{before.text} {item.text}" if before.text is not None else None
+def _join(first: Utterance, second: Utterance) -> Utterance:
+    text = f"{first.text} {second.text}" if first.text is not None else None
     return replace(
-        before, audio=before.audio + item.audio, seconds=before.seconds + item.seconds, text=text,
-        parts=before.parts + item.parts, part_seconds=before.part_seconds + item.part_seconds,
-        sha256=hashlib.sha256(f"{before.sha256}{item.sha256}".encode()).hexdigest(),
+        first, audio=first.audio + second.audio, seconds=first.seconds + second.seconds, text=text,
+        parts=first.parts + second.parts, part_seconds=first.part_seconds + second.part_seconds,
+        sha256=hashlib.sha256(f"{first.sha256}{second.sha256}".encode()).hexdigest(),
     )  # fmt: skip
 
 
-def recording_id(name: str) -> str:
-    """The id of the recording that an utterance is a part of: its own unless it was split."""
-    return name.split("#t=")[0]
+def recording_id(utterance_id: str) -> str:
+    """Return the id of the recording that an utterance was cut from; its own id if it was not cut."""
+    return utterance_id.split("#t=")[0]

@@ -1,6 +1,10 @@
-"""Batched log-mel on the training device, equal to `WhisperFeatureExtractor`.
+"""Log-mel features of a whole batch, computed by torch on the training device.
 
-B batch, N samples, F mel bins, T frames, K frequency bins.
+`eval.runtimes.log_mel` computes the same features in numpy. Both are needed: training and labelling transform batches
+on a GPU without leaving it, while a deployed runtime must work without torch. Both equal
+`transformers.WhisperFeatureExtractor`; their tests compare them with it.
+
+Axes: B batch, N samples, F mel bins, T frames, K frequency bins.
 """
 
 import torch
@@ -9,7 +13,11 @@ from eval.runtimes.log_mel import FLOOR, HOP, N_FFT, mel_filters
 
 
 class LogMel(torch.nn.Module):
-    """Samples [B, N] at 16 kHz, zero-padded to the model's window, to log-mel [B, F, T] float32."""
+    """Compute log-mel features [B, F, T], float32, of samples [B, N] at 16 kHz, zero-padded to the model's window.
+
+    Args:
+        bins: Number of mel bins, 80 or 128.
+    """
 
     window: torch.Tensor
     filters_KF: torch.Tensor
@@ -21,7 +29,7 @@ class LogMel(torch.nn.Module):
 
     @torch.no_grad()
     def forward(self, samples_BN: torch.Tensor) -> torch.Tensor:
-        """The last frame of the transform is dropped, as in the reference."""
+        """Return the features. The last frame of the transform is dropped, as in OpenAI's implementation."""
         spectrum_BKT = torch.stft(samples_BN, N_FFT, HOP, window=self.window, return_complex=True)[..., :-1]
         power_BTK = spectrum_BKT.abs().square().transpose(1, 2)
         log_BFT = (power_BTK @ self.filters_KF).clamp_min(FLOOR).log10().transpose(1, 2)

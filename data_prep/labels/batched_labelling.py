@@ -1,13 +1,13 @@
-"""How many clips the teacher can take at once."""
+"""Label a corpus in batches: batch size, batches of similar length, reading ahead, and what to do out of memory.
 
-from typing import TYPE_CHECKING
+The batch size is given in the recipe or estimated from free memory (`teacher_batch_size`). Utterances are sorted by
+length, so that a batch wastes little on padding and the longest batch, which needs the most memory, comes first
+(`length_sorted`). Other threads decode the audio of the next batches while the teacher labels one (`read_ahead`). If a
+batch does not fit in memory after all, its two halves are labelled one after the other (`label_batch`).
+"""
 
-import psutil
-import torch
-
-if TYPE_CHECKING:
-    from data_prep.labels.labelling_teacher import LabellingTeacher
 import json
+from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
@@ -15,149 +15,162 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
+import psutil
+import torch
 from accelerate import PartialState
-from tqdm import tqdm
 
-from data_prep.labels.label_store import (
-    Decoding,
-    Label,
-)
+from data_prep.labels.label_store import Decoding, Label
 from data_prep.labels.labelling_teacher import LabellingTeacher, TeacherOutput
 from eval.audio.recordings import AudioError, read_audio
 from eval.audio.utterances import Utterance
 from eval.runtimes.process_memory import out_of_memory
 from recipes.core.atomic_files import write_json
 from recipes.core.errors import UserError
-from recipes.engine.stage_folder import StageFolder
-from recipes.schema.labels_section import LabelsSection
+from recipes.core.logs import log
 
-SHARE = 0.7
-"""Of free memory that a batch may fill; the rest is for fragments, decoded audio and other processes."""
+MEMORY_SHARE = 0.7
+"""Fraction of free memory that a batch may fill. The remainder is for fragmentation, decoded audio and other
+processes."""
 
-LARGEST = 256
-"""Clips; beyond it nothing is gained: the arithmetic units are full."""
+MAX_BATCH_SIZE = 256
+"""Largest batch. A larger one is not faster, because the arithmetic units are already fully used."""
+
+READ_AHEAD = 2
+"""Batches that are decoded from disk while the teacher labels another one."""
 
 
-def teacher_batch_size(teacher: "LabellingTeacher") -> int:
-    """Clips whose encoder pass, caches and logits fit in free memory, a power of two from 1 to 256."""
-    free = _free(teacher.device) * SHARE
-    size = LARGEST
-    while size > 1 and size * bytes_per_clip(teacher) > free:
+def agreed_batch_size(folder: Path, batch_size: int | None, teacher: LabellingTeacher, processes: PartialState) -> int:
+    """Return the batch size that all processes use, and that a resumed run uses again.
+
+    The first run stores it in plan.json: parts are numbered by batch, so a resumed run must form the same batches.
+
+    Args:
+        folder: Working folder of the label set.
+        batch_size: Number of clips; None estimates it from free memory.
+        teacher: The teacher on its device.
+        processes: The processes that label together.
+    """
+    plan = folder / "plan.json"
+    if processes.is_main_process and not plan.is_file():
+        write_json(plan, {"batch_size": teacher_batch_size(teacher) if batch_size is None else batch_size})
+    processes.wait_for_everyone()
+    return int(json.loads(plan.read_text())["batch_size"])
+
+
+def teacher_batch_size(teacher: LabellingTeacher) -> int:
+    """Return the largest power of two, up to `MAX_BATCH_SIZE`, of clips that fit in free memory; at least 1."""
+    available = _free_memory(teacher.device) * MEMORY_SHARE
+    size = MAX_BATCH_SIZE
+    while size > 1 and size * bytes_per_clip(teacher) > available:
         size //= 2
     return size
 
 
-def bytes_per_clip(teacher: "LabellingTeacher") -> float:
-    """Peak bytes a clip: the larger of the encoder's activations and the decoder's caches with its logits."""
+def bytes_per_clip(teacher: LabellingTeacher) -> float:
+    """Estimate the peak memory that one clip needs.
+
+    It is the larger of the encoder's activations and the decoder's caches and logits, plus the clip's samples and
+    encoder states.
+    """
     config, weight = teacher.model.config, teacher.model.dtype.itemsize
     width, positions = config.d_model, config.max_source_positions
-    # The first convolution keeps two frames a position; one layer holds input, norm, q, k, v, output and the MLP.
+    # The first convolution outputs two frames per position. A layer holds its input, the norm's output, queries, keys,
+    # values, the attention's output and two activations of the MLP.
     encoder = positions * weight * max(4 * width, 6 * width + 2 * config.encoder_ffn_dim)
     caches = 2 * config.decoder_layers * width * weight * (positions + teacher.format.max_length)
-    logits = 4 * 4 * config.vocab_size  # float32: raw, allowed, and two of the top-k and its tail
+    # Four float32 copies of the logits: as predicted, after suppression, and two for the top K and its tail.
+    logits = 4 * 4 * config.vocab_size
     return float(max(encoder, caches + logits) + positions * width * weight + 4 * teacher.format.window_samples)
 
 
-def _free(device: torch.device) -> float:
+def _free_memory(device: torch.device) -> float:
     if device.type == "cuda":
         return float(torch.cuda.mem_get_info(device)[0])
     return float(psutil.virtual_memory().available)
 
 
-AHEAD = 2
-"""Batches decoded from disk while the teacher works on another."""
+def check_fits_window(utterances: Sequence[Utterance], window_seconds: float) -> None:
+    """Raise UserError when an utterance is longer than the teacher's window."""
+    longest = max(utterances, key=lambda utterance: utterance.seconds, default=None)
+    if longest is not None and longest.seconds > window_seconds:
+        raise UserError(
+            f"labels: {longest.id} is {longest.seconds:.1f} s long, longer than the teacher's window of "
+            f"{window_seconds:g} s; set corpus.max_seconds={window_seconds:g} to split such recordings at silences"
+        )
 
 
-def length_sorted(utterances: Sequence[Utterance], size: int) -> list[list[Utterance]]:
-    """Batches of utterances of like length, longest first; ties in corpus order."""
-    ordered = sorted(utterances, key=lambda item: -item.seconds)
-    return [ordered[start : start + size] for start in range(0, len(ordered), size)]
+def length_sorted(utterances: Sequence[Utterance], batch_size: int) -> list[list[Utterance]]:
+    """Return batches of utterances of similar length, the longest first; equal lengths stay in corpus order."""
+    ordered = sorted(utterances, key=lambda utterance: -utterance.seconds)
+    return [ordered[start : start + batch_size] for start in range(0, len(ordered), batch_size)]
+
+
+def read_ahead(
+    batches: Sequence[Sequence[Utterance]],
+) -> Iterator[tuple[Sequence[Utterance], list[np.ndarray | AudioError]]]:
+    """Yield each batch with the samples [N] of its clips, while other threads decode the next ones.
+
+    A clip that cannot be read is replaced by the AudioError that says why.
+    """
+    with ThreadPoolExecutor(READ_AHEAD) as pool:
+        queue: deque[tuple[Sequence[Utterance], Future[list[np.ndarray | AudioError]]]] = deque()
+        waiting = iter(batches)
+        for batch in islice(waiting, READ_AHEAD):
+            queue.append((batch, pool.submit(_read_clips, batch)))
+        while queue:
+            batch, clips = queue.popleft()
+            for following in islice(waiting, 1):
+                queue.append((following, pool.submit(_read_clips, following)))
+            yield batch, clips.result()
+
+
+def _read_clips(batch: Sequence[Utterance]) -> list[np.ndarray | AudioError]:
+    clips: list[np.ndarray | AudioError] = []
+    for utterance in batch:
+        try:
+            clips.append(read_audio(utterance.audio))
+        except AudioError as error:
+            clips.append(error)
+    return clips
 
 
 def label_batch(
-    teacher: LabellingTeacher, batch: Sequence[Utterance], clips: Sequence[np.ndarray | str]
+    teacher: LabellingTeacher, batch: Sequence[Utterance], clips: Sequence[np.ndarray | AudioError]
 ) -> list[Label]:
-    """Labels of a batch; a clip that could not be read is named in its label. Out of memory, halves are tried."""
-    good = {index: clip for index, clip in enumerate(clips) if not isinstance(clip, str)}
-    heard: list[TeacherOutput] = []
+    """Label a batch; if it does not fit in memory, label its two halves one after the other.
+
+    The label of a clip that could not be read holds the reason in `error`.
+    """
+    readable = {index: clip for index, clip in enumerate(clips) if isinstance(clip, np.ndarray)}
+    outputs: list[TeacherOutput] = []
     try:
-        if good:
-            names, languages = [batch[index].id for index in good], [batch[index].language for index in good]
-            heard = teacher(list(good.values()), names, languages)
+        if readable:
+            ids, languages = [batch[index].id for index in readable], [batch[index].language for index in readable]
+            outputs = teacher(list(readable.values()), ids, languages)
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error) or len(batch) == 1:
             raise
-    if len(heard) < len(good):  # out of memory; tried again here, where the failed pass holds nothing any more
+    if len(outputs) < len(readable):  # out of memory; outside `except`, the failed attempt's tensors have been freed
         torch.cuda.empty_cache()
         half = len(batch) // 2
-        tqdm.write(f"labels: out of memory with {len(batch)} clips, going on with {half}")
+        log.warning(f"labels: out of memory with {len(batch)} clips, going on with {half}")
         return label_batch(teacher, batch[:half], clips[:half]) + label_batch(teacher, batch[half:], clips[half:])
-    labels = [_label(item, str(clip)) for item, clip in zip(batch, clips, strict=True)]
-    for index, result in zip(good, heard, strict=True):
+    labels = [
+        _empty_label(utterance, str(clip) if isinstance(clip, AudioError) else None)
+        for utterance, clip in zip(batch, clips, strict=True)
+    ]
+    for index, output in zip(readable, outputs, strict=True):
         labels[index] = replace(
-            labels[index], language=result.language, plain=result.plain, timed=result.timed,
-            no_speech_prob=result.no_speech_prob, error=None,
+            labels[index], language=output.language, plain=output.plain, timed=output.timed,
+            no_speech_prob=output.no_speech_prob,
         )  # fmt: skip
     return labels
 
 
-def _label(item: Utterance, error: str) -> Label:
-    nothing = Decoding("", [], 0, 0.0, 0.0, ended=False)
+def _empty_label(utterance: Utterance, error: str | None) -> Label:
     return Label(
-        id=item.id, source=item.source, split=item.split, audio=item.audio, seconds=item.seconds, parts=item.parts,
-        part_seconds=item.part_seconds, speaker=item.speaker, language=item.language, reference=item.text,
-        plain=nothing, error=error,
+        id=utterance.id, source=utterance.source, split=utterance.split, audio=utterance.audio,
+        seconds=utterance.seconds, parts=utterance.parts, part_seconds=utterance.part_seconds,
+        speaker=utterance.speaker, language=utterance.language, reference=utterance.text,
+        plain=Decoding("", [], 0, 0.0, 0.0, ended=False), error=error,
     )  # fmt: skip
-
-
-def _fits(utterances: Sequence[Utterance], window: float) -> None:
-    longest = max(utterances, key=lambda item: item.seconds, default=None)
-    if longest is not None and longest.seconds > window:
-        raise UserError(
-            f"labels: {longest.id} is {longest.seconds:.1f} s long, beyond the teacher's window of {window:g} s; "
-            f"set corpus.max_seconds={window:g} to split such recordings at silences"
-        )
-
-
-def _agreed_size(work: StageFolder, section: LabelsSection, teacher: LabellingTeacher, processes: PartialState) -> int:
-    """The batch size, the same for all processes and for a run that goes on."""
-    plan = work.folder / "plan.json"
-    if processes.is_main_process and not plan.is_file():
-        write_json(
-            plan, {"batch_size": section.batch_size if section.batch_size != "auto" else teacher_batch_size(teacher)}
-        )
-    processes.wait_for_everyone()
-    return int(json.loads(plan.read_text())["batch_size"])
-
-
-def read_ahead(batches: Sequence[Sequence[Utterance]]) -> Iterator[tuple[Sequence[Utterance], list[np.ndarray | str]]]:
-    """Each batch with its samples, decoded in other threads while the teacher works; a reason where that fails."""
-    with ThreadPoolExecutor(AHEAD) as pool:
-        queue: list[tuple[Sequence[Utterance], Future[list[np.ndarray | str]]]] = []
-        rest = iter(batches)
-        for batch in islice(rest, AHEAD):
-            queue.append((batch, pool.submit(_read, batch)))
-        while queue:
-            batch, clips = queue.pop(0)
-            for following in islice(rest, 1):
-                queue.append((following, pool.submit(_read, following)))
-            yield batch, clips.result()
-
-
-def _read(batch: Sequence[Utterance]) -> list[np.ndarray | str]:
-    clips: list[np.ndarray | str] = []
-    for item in batch:
-        try:
-            clips.append(read_audio(item.audio))
-        except AudioError as error:
-            clips.append(str(error))
-    return clips
-
-
-def _speed(folder: Path, processes: int) -> float | None:
-    """Seconds of audio a second over all processes and tries, without start-up; the notes are removed."""
-    lines = [line.split() for file in folder.glob("speed-*.txt") for line in file.read_text().splitlines()]
-    for file in folder.glob("speed-*.txt"):
-        file.unlink()
-    audio, seconds = (sum(float(line[column]) for line in lines if len(line) == 2) for column in (0, 1))
-    return round(processes * audio / seconds, 1) if seconds else None

@@ -1,8 +1,7 @@
-"""Finished label sets: taken from a folder or the Hub instead of running the teacher, and pushed there.
+"""Reuse a finished label set from a folder or the Hub instead of running the teacher.
 
-    python -m data_prep.push_labels recipes/NAME/recipe.yaml owner/name     push runs/NAME/labels
-
-Labels go by utterance id. Audio does not travel: its references are those of the corpus that takes the set.
+Labels are matched by utterance id. A label set contains no audio: the references to the audio are those of the corpus
+that uses the set. `data_prep.push_labels` pushes a label set to the Hub.
 """
 
 from collections.abc import Sequence
@@ -16,40 +15,49 @@ from eval.audio.utterances import Utterance
 from recipes.core.errors import UserError
 from recipes.core.hub import HUB_ERRORS
 
+_SHARD_ROWS = 4096
+
 
 def copy_label_set(source: str, utterances: Sequence[Utterance], folder: Path) -> None:
-    """The labels of these utterances from a folder or Hub id into `folder`.
+    """Write the labels of these utterances from a finished label set to shards in `folder`.
 
-    Raises UserError when the set is not there or lacks an utterance.
+    Args:
+        source: Folder of the label set, or its Hub id.
+        utterances: The utterances that need a label, in the order of the new set.
+        folder: Where to write the shards.
+
+    Raises UserError when the label set does not exist or lacks one of the utterances.
     """
-    place = Path(source) if Path(source).is_dir() else _from_hub(source)
-    if not shard_files(place):
+    label_set = Path(source) if Path(source).is_dir() else _download(source)
+    if not shard_files(label_set):
         raise UserError(
-            f"labels.source: expected labels-NNNNN.parquet in {place}, found none; give a finished label set"
+            f"labels.source: expected labels-NNNNN.parquet in {label_set}, found none; give a finished label set"
         )
-    known = {label.id: label for label in read_labels(place, distributions=True)}
-    if missing := [item.id for item in utterances if item.id not in known]:
+    label_by_id = {label.id: label for label in read_labels(label_set, distributions=True)}
+    if missing := [utterance.id for utterance in utterances if utterance.id not in label_by_id]:
         raise UserError(
             f"labels.source {source}: expected a label for each of {len(utterances)} utterances, found none for "
             f"{len(missing)}, such as {missing[0]}; use the corpus that the set was made from"
         )
-    labels = [_moved(known[item.id], item) for item in utterances]
+    labels = [_adopt(label_by_id[utterance.id], utterance) for utterance in utterances]
     write_part(folder, 0, labels)
-    merge_parts(folder, len(labels), 4096)
+    merge_parts(folder, len(labels), _SHARD_ROWS)
 
 
-def _moved(label: Label, item: Utterance) -> Label:
+def _adopt(label: Label, utterance: Utterance) -> Label:
+    """Return the label with everything but the teacher's output taken from this corpus's utterance."""
     return replace(
-        label, split=item.split, source=item.source, audio=item.audio, seconds=item.seconds, parts=item.parts,
-        part_seconds=item.part_seconds, speaker=item.speaker, reference=item.text,
+        label, split=utterance.split, source=utterance.source, audio=utterance.audio, seconds=utterance.seconds,
+        parts=utterance.parts, part_seconds=utterance.part_seconds, speaker=utterance.speaker,
+        reference=utterance.text,
     )  # fmt: skip
 
 
-def _from_hub(source: str) -> Path:
+def _download(source: str) -> Path:
     try:
         return Path(snapshot_download(source, repo_type="dataset", allow_patterns=["labels-*.parquet"]))
     except HUB_ERRORS as error:
         raise UserError(
-            f"labels.source {source}: no such folder, and the Hub did not give it ({type(error).__name__}); "
-            "correct the path, or check the id, the network and the access token"
+            f"labels.source {source}: there is no such folder, and it could not be downloaded from the Hub "
+            f"({type(error).__name__}); correct the path, or check the id, the network and the access token"
         ) from error

@@ -1,72 +1,79 @@
-"""TODO: data_prep.labels.quality_checks."""
+"""Decide which labels are used for training: measure signals of each label and compare them with the recipe's limits.
 
-import itertools
-from collections import Counter
+No audio is read: the signals come from the label's text, the teacher's scores and, if there is one, the reference
+transcript.
+"""
+
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
-import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_prep.labels.label_store import Label, read_labels
 from eval.decoding.repetition import count_repeats
 from eval.scoring.error_rates import ErrorCounts, Normalize, compression_ratio, count_errors, normalizer
-from recipes.core.model_folder import resolve_model_folder
+from recipes.schema.eval_section import Normalizer
 from recipes.schema.quality_section import QualitySection
-from recipes.schema.recipe import Recipe
 
 UNSPACED = frozenset({"zh", "yue", "ja", "th", "lo", "my", "km", "bo"})
-"""Languages written without spaces between words: their error rate is counted in characters."""
-
-EXAMPLES = 10
+"""Languages written without spaces between words. Their error rate is a character error rate."""
 
 
 @dataclass(frozen=True)
 class LabelSignals:
-    """What is known of one label without listening to it."""
+    """What can be measured of a label without its audio."""
 
     edits: int | None
-    """Wrong words against the reference, or characters for an unspaced language; of normalised texts."""
+    """Edits between the normalized label and reference, in words or, in an unspaced language, characters."""
     units: int | None
-    """Words, or characters, of the reference."""
+    """Words, or characters, of the normalized reference."""
     mean_logprob: float
+    """Mean natural-log probability of the label's tokens."""
     compression_ratio: float
+    """Length of the text over its zlib-compressed length."""
     repeats: int
-    """Most times in a row that a group of one to four words stands."""
+    """The largest number of times in a row that the text repeats a group of one to four words."""
     characters_per_second: float
     no_speech_prob: float
 
     @property
     def error_rate(self) -> float | None:
-        """WER, or CER for an unspaced language; a fraction, None without a reference."""
+        """WER, or CER in an unspaced language, as a fraction; None without a reference."""
         return self.edits / self.units if self.edits is not None and self.units else None
 
 
 @dataclass(frozen=True)
 class QualityVerdict:
-    """One row of quality.parquet."""
+    """Whether a label is kept; one row of quality.parquet."""
 
     id: str
     kept: bool
     reason: str | None
+    """The first limit that the label exceeds; None if it is kept."""
     signals: LabelSignals
 
 
-def normalizer_by_language(recipe: Recipe) -> Callable[[str | None], Normalize]:
-    """The text normaliser of a language."""
-    folder, name = resolve_model_folder(recipe.teacher.model), recipe.quality.normalizer
+def normalizer_by_language(name: Normalizer | Literal["auto"], teacher: Path) -> Callable[[str | None], Normalize]:
+    """Return a function from a language code to the text normalizer for that language.
+
+    Args:
+        name: A normalizer for all languages, or `auto`: `english` for English if the teacher has its table of
+            spellings, otherwise `basic`.
+        teacher: The teacher's model folder, which may hold that table.
+    """
     if name != "auto":
-        chosen = normalizer(name, folder)
+        chosen = normalizer(name, teacher)
         return lambda _language: chosen
-    basic = normalizer("basic", folder)
-    english = normalizer("english", folder) if (folder / "normalizer.json").is_file() else basic
+    basic = normalizer("basic", teacher)
+    english = normalizer("english", teacher) if (teacher / "normalizer.json").is_file() else basic
     return lambda language: english if language in ("en", None) else basic
 
 
 def measure_label(label: Label, normalize: Normalize) -> LabelSignals:
-    """The signals of one label."""
+    """Measure the signals of a label."""
     text = label.text
     errors = count_label_errors(label.reference, text, normalize, label.language)
     return LabelSignals(
@@ -83,89 +90,81 @@ def measure_label(label: Label, normalize: Normalize) -> LabelSignals:
 def count_label_errors(
     reference: str | None, text: str, normalize: Normalize, language: str | None
 ) -> ErrorCounts | None:
-    """Edits between the texts, in characters for an unspaced language; None without a reference.
+    """Count the edits between label and reference: characters in an unspaced language, otherwise words.
 
-    Both pass the same normaliser, which folds case as far as the script has any.
+    Both texts pass through the same normalizer, which folds case in scripts that have it. Returns None if there is no
+    reference, or if nothing of it is left after normalization.
     """
-    wanted = normalize(reference) if reference else ""
-    if not wanted:
+    reference = normalize(reference) if reference else ""
+    if not reference:
         return None
-    said, characters = normalize(text), language in UNSPACED
+    hypothesis, characters = normalize(text), language in UNSPACED
     if characters:
-        wanted, said = wanted.replace(" ", ""), said.replace(" ", "")
-    return count_errors([wanted], [said], characters=characters)
+        reference, hypothesis = reference.replace(" ", ""), hypothesis.replace(" ", "")
+    return count_errors([reference], [hypothesis], characters=characters)
 
 
-def judge_label(label: Label, signals: LabelSignals, quality: QualitySection, guess: float = -1.0) -> QualityVerdict:
-    """Kept, or the first reason why not."""
-    tests: list[tuple[str, bool]] = [
+def judge_label(
+    label: Label, signals: LabelSignals, quality: QualitySection, guess_logprob: float = -1.0
+) -> QualityVerdict:
+    """Compare a label with the limits of the recipe.
+
+    Args:
+        label: The label.
+        signals: Its signals.
+        quality: The limits; None switches a limit off.
+        guess_logprob: Mean log-probability below which a label is a guess. The limit on the probability of no speech
+            applies to guesses only.
+    """
+    checks: list[tuple[str, bool]] = [
         (f"no label: {label.error}", label.error is not None),
         ("empty label", not label.text),
         ("no end of text", not label.plain.ended),
     ]
-    limits = [
+    upper_limits = [
         ("error rate above", signals.error_rate, quality.max_wer),
         ("compression ratio above", signals.compression_ratio, quality.max_compression_ratio),
         ("repeats above", float(signals.repeats), quality.max_repeats),
         ("characters a second above", signals.characters_per_second, quality.max_characters_per_second),
     ]
-    tests += [
-        (f"{name} {limit:g}", value > limit) for name, value, limit in limits if limit is not None and value is not None
+    checks += [
+        (f"{name} {limit:g}", value > limit)
+        for name, value, limit in upper_limits
+        if limit is not None and value is not None
     ]
     if quality.min_logprob is not None:
-        tests.append(
-            (f"mean log-probability below {quality.min_logprob:g}", signals.mean_logprob < quality.min_logprob)
-        )
+        too_improbable = signals.mean_logprob < quality.min_logprob
+        checks.append((f"mean log-probability below {quality.min_logprob:g}", too_improbable))
     if quality.max_no_speech is not None:
-        silent = signals.no_speech_prob > quality.max_no_speech and signals.mean_logprob < guess
-        tests.append((f"no speech above {quality.max_no_speech:g}", silent))
-    reason = next((name for name, failed in tests if failed), None)
+        silent = signals.no_speech_prob > quality.max_no_speech and signals.mean_logprob < guess_logprob
+        checks.append((f"no speech above {quality.max_no_speech:g}", silent))
+    reason = next((name for name, failed in checks if failed), None)
     return QualityVerdict(label.id, reason is None, reason, signals)
 
 
-def summarise_quality(labels: Sequence[Label], verdicts: Sequence[QualityVerdict]) -> dict[str, Any]:
-    """Everything the report shows of the labels' quality."""
-    pairs = list(zip(labels, verdicts, strict=True))
-    hours = {True: 0.0, False: 0.0}
-    for label, verdict in pairs:
-        hours[verdict.kept] += label.seconds / 3600
-    reasons = Counter(verdict.reason for verdict in verdicts if verdict.reason)
-    ranked = sorted(pairs, key=lambda pair: _doubt(pair[1].signals))
-    kept = [pair for pair in ranked if pair[1].kept]
-    dropped = [pair for pair in ranked if not pair[1].kept]
-    rates = [verdict.signals.error_rate for verdict in verdicts if verdict.signals.error_rate is not None]
-    signal, values = ("error rate", [min(rate, 1.0) for rate in rates]) if rates else (
-        "mean log-probability", [verdict.signals.mean_logprob for verdict in verdicts]
-    )  # fmt: skip
-    heights, edges = np.histogram(values, bins=20)
-    return {
-        "kept": len(kept), "dropped": dict(reasons.most_common()),
-        "rates": {"kept_hours": round(hours[True], 4), "dropped_hours": round(hours[False], 4),
-                  "error_rate": _corpus_rate(verdicts)},
-        "histogram": {"signal": signal, "edges": edges.tolist(), "counts": heights.tolist()},
-        "worst_kept": [_shown(*pair) for pair in itertools.islice(reversed(kept), EXAMPLES)],
-        "best_dropped": [_shown(*pair) for pair in dropped[:EXAMPLES]],
-    }  # fmt: skip
+_VERDICT_SCHEMA = pa.schema(
+    [("id", pa.string()), ("kept", pa.bool_()), ("reason", pa.string()), ("edits", pa.int32()), ("units", pa.int32()),
+     ("mean_logprob", pa.float64()), ("compression_ratio", pa.float64()), ("repeats", pa.int32()),
+     ("characters_per_second", pa.float64()), ("no_speech_prob", pa.float64())]
+)  # fmt: skip
 
 
-def _corpus_rate(verdicts: Sequence[QualityVerdict]) -> float | None:
-    """Edits over units of all labels that have a reference; a fraction."""
-    units = sum(verdict.signals.units or 0 for verdict in verdicts)
-    return sum(verdict.signals.edits or 0 for verdict in verdicts) / units if units else None
-
-
-def _doubt(signals: LabelSignals) -> tuple[float, float]:
-    """Sorts the best first: by error rate where there is a reference, then by how sure the teacher was."""
-    return (signals.error_rate or 0.0, -signals.mean_logprob)
-
-
-def _shown(label: Label, verdict: QualityVerdict) -> dict[str, Any]:
-    return {"id": label.id, "seconds": round(label.seconds, 2), "reference": label.reference, "text": label.text,
-            "reason": verdict.reason, "error_rate": verdict.signals.error_rate, **asdict(verdict.signals)}  # fmt: skip
+def write_verdicts(verdicts: Sequence[QualityVerdict], folder: Path) -> None:
+    """Write quality.parquet: id, kept, reason and all signals of each label."""
+    rows = [
+        {"id": verdict.id, "kept": verdict.kept, "reason": verdict.reason, **asdict(verdict.signals)}
+        for verdict in verdicts
+    ]
+    pq.write_table(pa.Table.from_pylist(rows, schema=_VERDICT_SCHEMA), folder / "quality.parquet")
 
 
 def kept_labels(root: Path, *, distributions: bool = False) -> list[Label]:
-    """The labels that the quality stage of a run kept."""
-    verdicts = pq.read_table(root / "quality" / "quality.parquet", columns=["id", "kept"]).to_pylist()
-    kept = {row["id"] for row in verdicts if row["kept"]}
-    return [label for label in read_labels(root / "labels", distributions=distributions) if label.id in kept]
+    """Read the labels of a run that its quality stage has kept.
+
+    Args:
+        root: Folder of the run, which holds the finished stages `labels` and `quality`.
+        distributions: Also read the stored logits.
+    """
+    rows = pq.read_table(root / "quality" / "quality.parquet", columns=["id", "kept"]).to_pylist()
+    kept_ids = {row["id"] for row in rows if row["kept"]}
+    return [label for label in read_labels(root / "labels", distributions=distributions) if label.id in kept_ids]

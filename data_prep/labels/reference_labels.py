@@ -1,48 +1,68 @@
-"""Labels from the sources' own transcripts, for training a teacher."""
+"""Labels from the sources' own transcripts, to train a model that then serves as a teacher."""
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
 
 from data_prep.labels.label_store import Decoding, Label
 from eval.audio.utterances import Utterance
 from eval.runtimes.model_format import ModelFormat, load_tokenizer
 from eval.scoring.error_rates import normalizer
 from recipes.core.errors import UserError
-from recipes.core.model_folder import resolve_model_folder
-from recipes.schema.recipe import Recipe
 
 
-def reference_labels(recipe: Recipe, utterances: Sequence[Utterance]) -> list[Label]:
-    """One label an utterance, written in the teacher's vocabulary; an utterance without a transcript is an error row.
+def reference_labels(
+    utterances: Sequence[Utterance], teacher: Path, *, language: str | None, task: str,
+    text: Literal["reference", "normalized_reference"], timestamps: bool,
+) -> list[Label]:  # fmt: skip
+    """Return a label for each utterance: its transcript in the tokens of the teacher's vocabulary.
 
-    With labels.timestamps the whole utterance is one segment. UserError where no utterance has a transcript.
+    The label of an utterance without a transcript has an `error`.
+
+    Args:
+        utterances: The utterances.
+        teacher: The teacher's model folder.
+        language: Language code of the prompt.
+        task: `transcribe` or `translate`.
+        text: `normalized_reference` converts transcripts to lower case and removes punctuation.
+        timestamps: Also make labels with timestamps, in which the whole utterance is one segment.
+
+    Raises UserError when no utterance has a transcript.
     """
-    assert recipe.labels is not None
-    folder = resolve_model_folder(recipe.teacher.model)
-    form = ModelFormat.load(folder, recipe.teacher.language, recipe.teacher.task)
-    tokenizer = load_tokenizer(folder)
-    normalize = normalizer("basic" if recipe.labels.text == "normalized_reference" else "none", folder)
-    if not any(item.text for item in utterances):
-        raise UserError(f"labels.text: {recipe.labels.text} needs sources with transcripts, found none")
+    model_format = ModelFormat.load(teacher, language, task)
+    tokenizer = load_tokenizer(teacher)
+    normalize = normalizer("basic" if text == "normalized_reference" else "none", teacher)
+    if not any(utterance.text for utterance in utterances):
+        raise UserError(
+            f"labels.text: {text} needs sources with transcripts, found none; name their column in "
+            "corpus.sources.columns.text, or set labels.text to teacher"
+        )
 
-    def label(item: Utterance) -> Label:
-        text = normalize(item.text or "").strip()
-        error = None if text else "no transcript"
-        # Whisper writes a space before the first word.
-        tokens = tokenizer.encode(f" {text}", add_special_tokens=False).ids
-        plain = _decoding(text, form.prompt, tokens, form.end)
+    def timestamp_token(seconds: float) -> int | None:
+        token: int | None = tokenizer.token_to_id(f"<|{0.02 * round(seconds / 0.02):.2f}|>")
+        return token
+
+    def label(utterance: Utterance) -> Label:
+        transcript = normalize(utterance.text or "").strip()
+        # Whisper predicts a space before the first word.
+        tokens = tokenizer.encode(f" {transcript}", add_special_tokens=False).ids
         timed = None
-        if recipe.labels and recipe.labels.timestamps:
-            first, last = (tokenizer.token_to_id(f"<|{0.02 * round(t / 0.02):.2f}|>") for t in (0.0, item.seconds))
-            if first is not None and last is not None:  # some vocabularies end before their window does
-                timed = _decoding(text, form.prompt[:-1], [first, *tokens, last], form.end)
+        if timestamps:
+            start, end = timestamp_token(0.0), timestamp_token(utterance.seconds)
+            if start is not None and end is not None:  # the timestamps of some vocabularies end before their window
+                timed_tokens = [start, *tokens, end]
+                timed = _given_decoding(transcript, model_format.prompt[:-1], timed_tokens, model_format.end)
         return Label(
-            id=item.id, source=item.source, split=item.split, audio=item.audio, seconds=item.seconds, parts=item.parts,
-            part_seconds=item.part_seconds, speaker=item.speaker, language=item.language or recipe.teacher.language,
-            reference=item.text, plain=plain, timed=timed, error=error,
+            id=utterance.id, source=utterance.source, split=utterance.split, audio=utterance.audio,
+            seconds=utterance.seconds, parts=utterance.parts, part_seconds=utterance.part_seconds,
+            speaker=utterance.speaker, language=utterance.language or language, reference=utterance.text,
+            plain=_given_decoding(transcript, model_format.prompt, tokens, model_format.end), timed=timed,
+            error=None if transcript else "no transcript",
         )  # fmt: skip
 
-    return [label(item) for item in utterances]
+    return [label(utterance) for utterance in utterances]
 
 
-def _decoding(text: str, prompt: list[int], tokens: list[int], end: int) -> Decoding:
+def _given_decoding(text: str, prompt: list[int], tokens: list[int], end: int) -> Decoding:
+    """Return a decoding of a known text, with log-probability 0."""
     return Decoding(text, [*prompt, *tokens, end], len(prompt), 0.0, 0.0, ended=True)

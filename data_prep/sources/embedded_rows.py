@@ -1,7 +1,8 @@
-"""Recordings inside rows, of a Hub data set or of Parquet: copied as they are encoded into tar shards.
+"""Copy audio that is embedded in the rows of a Hub data set or of Parquet files into tar shards, as it is encoded.
 
-Later stages read clips by length, not by row, and a stream cannot be read twice. A shard is ROWS files and an index
-NNNNN.jsonl, written last: a killed run goes on after the last whole shard. Any tar program opens them.
+The copy is needed because later stages read clips in order of length, not of rows, and because a stream can be read
+only once. A shard holds the audio files of `ROWS` rows and has an index, NNNNN.jsonl, that is written last, so that an
+interrupted copy continues after the last complete shard. Any tar program can open the shards.
 """
 
 import io
@@ -13,42 +14,51 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from eval.audio.recordings import AudioReference
 from recipes.core.atomic_files import atomic_write
 from recipes.core.errors import UserError
+from recipes.core.progress import track
 from recipes.schema.corpus_section import AudioSource
 
 ROWS = 1000
-_MAGIC = {b"RIFF": ".wav", b"fLaC": ".flac", b"OggS": ".ogg", b"ID3": ".mp3", b"\xff\xfb": ".mp3"}
+"""Rows in one shard."""
+
+_SUFFIX_BY_MAGIC = {b"RIFF": ".wav", b"fLaC": ".flac", b"OggS": ".ogg", b"ID3": ".mp3", b"\xff\xfb": ".mp3"}
+"""File suffix by the first bytes of encoded audio."""
+
+_TAR_BLOCK = 512
+"""A tar archive pads every file to a multiple of this many bytes."""
 
 
 @dataclass(frozen=True)
 class EmbeddedRow:
-    """One row: where its audio went, and its other columns as far as they are text or numbers."""
+    """A row whose audio has been copied; one line of a shard's index."""
 
     name: str
     audio: str
+    """Reference to the copied audio; the path in the row if the audio was not embedded; empty if there is none."""
     values: dict[str, Any]
+    """The other columns, if they are text, numbers or booleans."""
 
 
 def copy_embedded_audio(source: AudioSource, folder: Path) -> Iterator[EmbeddedRow]:
-    """Every row of a Hub or Parquet source, its audio in shards below `folder`."""
+    """Yield every row of a Hub or Parquet source, after copying its audio into shards in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
-    done = sorted(folder.glob("[0-9]*.jsonl"))
-    for index in done:
-        yield from _read(index)
-    rows = iter(tqdm(_rows(source, len(done) * ROWS), f"copy {source.label}", unit="row", initial=len(done) * ROWS))
-    number = len(done)
+    finished = sorted(folder.glob("[0-9]*.jsonl"))
+    for index in finished:
+        yield from _read_index(index)
+    number, skip = len(finished), len(finished) * ROWS
+    rows = track(_load_rows(source, skip), f"copy {source.label}", unit="row", initial=skip)
     while chunk := list(islice(rows, ROWS)):
-        _write(folder, number, chunk, source.columns.audio)
-        yield from _read(folder / f"{number:05d}.jsonl")
+        yield from _read_index(_write_shard(folder, number, chunk, source.columns.audio))
         number += 1
 
 
-def _rows(source: AudioSource, skip: int) -> Iterable[dict[str, Any]]:
-    """Rows from number `skip` on, the audio still encoded. UserError where `datasets` finds none."""
+def _load_rows(source: AudioSource, skip: int) -> Iterable[dict[str, Any]]:
+    """Return the rows from number `skip` on, with their audio still encoded.
+
+    Raises UserError when `datasets` cannot read the source.
+    """
     from datasets import load_dataset
 
     try:
@@ -67,47 +77,54 @@ def _rows(source: AudioSource, skip: int) -> Iterable[dict[str, Any]]:
             )
             data = data if hub.streaming else data.to_iterable_dataset()
         return data.decode(False).skip(skip)
-    except (OSError, ValueError) as error:  # all of the Hub's and datasets' own errors are one of these
+    except (OSError, ValueError) as error:  # all errors of `datasets` and of the Hub derive from one of these
         raise UserError(
             f"corpus.sources.{'hub' if source.hub else 'parquet'} {source.label}: datasets cannot read it: "
             f"{str(error).splitlines()[0]}; check name, config, split, the network and the access token"
         ) from error
 
 
-def _write(folder: Path, number: int, rows: list[dict[str, Any]], column: str) -> None:
-    index = []
-    tar_path = folder / f"{number:05d}.tar"
-    with atomic_write(tar_path) as beside, tarfile.open(beside, "w", format=tarfile.USTAR_FORMAT) as tar:
+def _write_shard(folder: Path, number: int, rows: list[dict[str, Any]], audio_column: str) -> Path:
+    """Write the audio of the rows to NNNNN.tar, then the index NNNNN.jsonl; return the index."""
+    lines = []
+    tar_path, index = folder / f"{number:05d}.tar", folder / f"{number:05d}.jsonl"
+    with atomic_write(tar_path) as temporary, tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar:
         for position, row in enumerate(rows):
-            if column not in row:
-                raise UserError(f"corpus.sources.columns.audio: expected a column {column}, found {', '.join(row)}")
-            audio = row[column] if isinstance(row[column], dict) else {"path": row[column]}
+            if audio_column not in row:
+                raise UserError(
+                    f"corpus.sources.columns.audio: expected a column {audio_column}, found {', '.join(row)}; correct "
+                    "the name"
+                )
+            audio = row[audio_column] if isinstance(row[audio_column], dict) else {"path": row[audio_column]}
             data, path = audio.get("bytes"), str(audio.get("path") or "")
-            name = f"{number * ROWS + position:08d}{_suffix(data, path)}"
+            name = f"{number * ROWS + position:08d}{_audio_suffix(data, path)}"
             reference = path if not data else ""
             if data:
-                tar.addfile(_info(name, len(data)), io.BytesIO(data))
-                # The tar's own position is after the padding to 512 bytes.
-                start = tar.offset - (len(data) + 511) // 512 * 512
-                reference = str(AudioReference(tar_path, bytes=(start, len(data))))
+                tar.addfile(_tar_header(name, len(data)), io.BytesIO(data))
+                # `tar.offset` is the end of the padded file.
+                start = tar.offset - (len(data) + _TAR_BLOCK - 1) // _TAR_BLOCK * _TAR_BLOCK
+                reference = str(AudioReference(tar_path, byte_range=(start, len(data))))
             values = {key: value for key, value in row.items() if isinstance(value, str | int | float | bool | None)}
-            index.append({"name": name, "audio": reference, "values": values})
-    with atomic_write(folder / f"{number:05d}.jsonl") as beside:
-        beside.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in index))
+            lines.append({"name": name, "audio": reference, "values": values})
+    with atomic_write(index) as temporary:
+        temporary.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    return index
 
 
-def _read(index: Path) -> Iterator[EmbeddedRow]:
-    for line in index.read_text().splitlines():
-        yield EmbeddedRow(**json.loads(line))
+def _read_index(index: Path) -> Iterator[EmbeddedRow]:
+    with index.open() as lines:
+        for line in lines:
+            yield EmbeddedRow(**json.loads(line))
 
 
-def _info(name: str, size: int) -> tarfile.TarInfo:
-    info = tarfile.TarInfo(name)
-    info.size, info.mode = size, 0o644
-    return info
+def _tar_header(name: str, size: int) -> tarfile.TarInfo:
+    header = tarfile.TarInfo(name)
+    header.size, header.mode = size, 0o644
+    return header
 
 
-def _suffix(data: bytes | None, path: str) -> str:
+def _audio_suffix(data: bytes | None, path: str) -> str:
+    """Return the suffix of the path in the row or, without one, the suffix of the format that the data begins with."""
     if suffix := Path(path).suffix:
         return suffix.lower()
-    return next((suffix for magic, suffix in _MAGIC.items() if (data or b"").startswith(magic)), "")
+    return next((suffix for magic, suffix in _SUFFIX_BY_MAGIC.items() if (data or b"").startswith(magic)), "")

@@ -1,84 +1,127 @@
-"""The student made smaller after training: one method a module, each a `Method`, chained by the stage."""
+"""What the compression methods share: their signature, the training data they measure on, and activation hooks.
+
+Each method is a function of type `Method` in a module of its own. The stage `distill.compress` calls them one after the
+other, each on the model that the one before returned.
+
+N positions, I inputs, O outputs of a layer, F mel bins, T mel frames, S encoder positions, D width, L tokens.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 from transformers import WhisperForConditionalGeneration
 
-from distill.data.calibration import CalibrationAudio
+from data_prep.labels.quality_checks import kept_labels
+from distill.data.calibration import CalibrationAudio, evenly_spaced
+from eval.audio.utterances import read_utterances
 from eval.runtimes.model_format import load_tokenizer
 from recipes.core.errors import UserError
+from recipes.core.progress import track
 
 
 @dataclass(frozen=True)
 class CompressionContext:
-    """What a method may look at, training utterances, and the files it may rewrite."""
+    """The training utterances that a method may measure on, and the processor files that it may rewrite."""
 
     audio: Sequence[Sequence[str]]
-    """References (`eval.audio`) of each utterance."""
+    """For each utterance, references to its audio (`eval.audio`)."""
     texts: Sequence[str | None]
-    """Of each: its label or else its transcript; None where it has neither."""
+    """For each utterance, its pseudo-label or else its transcript; None if it has neither."""
     clips: int
-    """How many of them to calibrate with, evenly spread."""
+    """Number of utterances to calibrate with, evenly spread over the training set."""
     processors: Path
     """Folder of the student's tokenizer, feature extractor and generation config."""
 
-    def calibration(self, model: WhisperForConditionalGeneration) -> CalibrationAudio:
-        """Log-mels of some utterances in the model's window."""
+    def calibration_audio(self, model: WhisperForConditionalGeneration) -> CalibrationAudio:
+        """Return the log-mels of the calibration clips, padded or cut to the model's window."""
         return CalibrationAudio.spread(self.audio, model.config, self.clips, "compress:")
 
-    def tokens(self, model: WhisperForConditionalGeneration) -> list[list[int]]:
-        """What the decoder reads of the same utterances: the start and the text, in the tokenizer's present words."""
+    def decoder_inputs(self, model: WhisperForConditionalGeneration) -> list[list[int]]:
+        """Return the decoder's input tokens for the same clips: the start token, then the text.
+
+        Texts are encoded with the tokenizer as it is now, which an earlier method may have trimmed. A clip without text
+        has only the start token. Raises UserError if no clip has text.
+        """
         tokenizer, config = load_tokenizer(self.processors), model.config
-        read = [
+        texts_ids = [
             tokenizer.encode(f" {text.strip()}", add_special_tokens=False).ids if text else []
-            for text in CalibrationAudio.of(self.texts, self.clips)
+            for text in evenly_spaced(self.texts, self.clips)
         ]
-        if not any(read):
-            raise UserError("compress: needs labels or transcripts of training audio here, found none in the corpus")
-        return [[config.decoder_start_token_id, *ids][: config.max_target_positions] for ids in read]
+        if not any(texts_ids):
+            raise UserError(
+                "compress: expected labels or transcripts of the training audio, found none in the corpus; "
+                "add the section labels, or leave compress.prune.decoder_ffn_width out"
+            )
+        return [[config.decoder_start_token_id, *ids][: config.max_target_positions] for ids in texts_ids]
 
 
-Method = Callable[
-    [WhisperForConditionalGeneration, Any, CompressionContext], tuple[WhisperForConditionalGeneration, Any]
-]
-"""Model, the method's own section and what it may look at, to another model and what was done (JSON)."""
+def training_clips(run: Path, *, labelled: bool) -> tuple[list[list[str]], list[str | None]]:
+    """Return the audio references and the text of every training utterance of a run folder.
 
-Watch = Callable[[Tensor, Tensor], None]
-"""Told the inputs [N, I] and outputs [N, O] of a layer, at all N positions of a clip."""
+    If the run is `labelled`, an utterance's text is the pseudo-label that the quality stage kept; an utterance without
+    one, and every utterance of a run that is not labelled, has its transcript from the corpus, or None.
+    """
+    labels = {label.id: label.text for label in kept_labels(run)} if labelled else {}
+    utterances = read_utterances(run / "corpus", "train")
+    texts = [labels.get(utterance.id) or utterance.text for utterance in utterances]
+    return [utterance.audio for utterance in utterances], texts
+
+
+class Method(Protocol):
+    """A compression method."""
+
+    def __call__(
+        self, model: WhisperForConditionalGeneration, options: Any, context: CompressionContext, /
+    ) -> tuple[WhisperForConditionalGeneration, Mapping[str, object]]:
+        """Return a smaller copy of `model`, and a report of what was done that is written to compression.json.
+
+        `options` is the method's own part of the recipe's compress section. `model` itself is not changed; the files in
+        `context.processors` are rewritten where the smaller model needs others.
+        """
+
+
+Observer = Callable[[Tensor, Tensor], None]
+"""Called with a layer's inputs [N, I] and outputs [N, O] at all N positions of one clip."""
 
 
 @torch.no_grad()
 def observe_activations(
     model: WhisperForConditionalGeneration,
     calibration: CalibrationAudio,
-    watches: Mapping[str, Watch],
-    tokens: Sequence[Sequence[int]] | None = None,
+    observers: Mapping[str, Observer],
+    decoder_inputs: Sequence[Sequence[int]] | None = None,
 ) -> None:
-    """Pass the clips through the encoder, and their `tokens` through the decoder where there are some.
+    """Run the clips through the encoder and pass the activations of the named layers to their observers.
 
-    Each watch is told of the layer of its name. Positions of padding count as well: a device computes them like any
-    other, and attention reads them.
+    With `decoder_inputs`, one token list for each clip, the decoder is run as well. The positions of padding are
+    included: a device computes them like all others, and attention reads them.
+
+    Args:
+        model: The model to observe.
+        calibration: Log-mels [1, F, T], one clip at a time.
+        observers: An observer for each layer, by the layer's name in `model`.
+        decoder_inputs: Decoder tokens of each clip.
     """
 
-    def tell(watch: Watch) -> Callable[[nn.Module, tuple[Tensor, ...], Any], None]:
+    def make_hook(observer: Observer) -> Callable[[nn.Module, tuple[Tensor, ...], Any], None]:
         def hook(_layer: nn.Module, inputs: tuple[Tensor, ...], output: Any) -> None:
             outputs = output[0] if isinstance(output, tuple) else output
-            watch(inputs[0].flatten(0, -2), outputs.flatten(0, -2))
+            observer(inputs[0].flatten(0, -2), outputs.flatten(0, -2))
 
         return hook
 
-    hooks = [model.get_submodule(name).register_forward_hook(tell(watch)) for name, watch in watches.items()]
+    hooks = [
+        model.get_submodule(name).register_forward_hook(make_hook(observer)) for name, observer in observers.items()
+    ]
     try:
-        for number, mel_1FT in enumerate(tqdm(calibration, "calibration", unit="clip")):
+        for index, mel_1FT in enumerate(track(calibration, "calibration", unit="clip")):
             states_1SD = model.model.encoder(torch.from_numpy(mel_1FT)).last_hidden_state
-            if tokens is not None:
-                inputs_1L = torch.tensor([tokens[number]])
+            if decoder_inputs is not None:
+                inputs_1L = torch.tensor([decoder_inputs[index]])
                 model.model.decoder(input_ids=inputs_1L, encoder_hidden_states=states_1SD, use_cache=False)
     finally:
         for hook in hooks:

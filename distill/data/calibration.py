@@ -1,4 +1,4 @@
-"""Training audio on which layers are looked at; never test.
+"""Training audio for the methods that look at a layer's inputs, such as pruning and quantization; never test audio.
 
 F mel bins, T mel frames.
 """
@@ -17,26 +17,29 @@ from recipes.core.errors import UserError
 T = TypeVar("T")
 
 
+def evenly_spaced(values: Sequence[T], count: int) -> Sequence[T]:
+    """Return at most `count` of the values, evenly spaced from the first on."""
+    return values[:: max(1, len(values) // count)][:count]
+
+
 @dataclass(frozen=True)
 class CalibrationAudio:
-    """Log-mels [1, F, T] of some clips, computed anew in every pass: only one is in memory at a time."""
+    """Log-mels [1, F, T] of some clips; each pass computes them again, so that only one is in memory at a time."""
 
     audio: Sequence[Sequence[str]]
-    """References (`eval.audio`)."""
+    """Audio references of each clip (`eval.audio`)."""
     mel_bins: int
     window_samples: int
 
     @classmethod
     def spread(cls, audio: Sequence[Sequence[str]], config: WhisperConfig, clips: int, key: str) -> Self:
-        """So many clips spread evenly over the audio, in the model's window; UserError with `key` for no audio."""
+        """Choose `clips` clips, evenly spaced over `audio`, for the model's window.
+
+        Raises UserError, starting with the recipe key `key`, if there is no audio.
+        """
         if not audio:
             raise UserError(f"{key} expects training audio to calibrate with, found none in the corpus")
-        return cls(cls.of(audio, clips), config.num_mel_bins, 2 * config.max_source_positions * HOP)
-
-    @staticmethod
-    def of(values: Sequence[T], clips: int) -> Sequence[T]:
-        """Of one value an utterance, those of the chosen clips."""
-        return values[:: max(1, len(values) // clips)][:clips]
+        return cls(evenly_spaced(audio, clips), config.num_mel_bins, 2 * config.max_source_positions * HOP)
 
     def __len__(self) -> int:
         return len(self.audio)

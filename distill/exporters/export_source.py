@@ -1,4 +1,4 @@
-"""TODO: distill.exporters.export_source."""
+"""The input of every exporter."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,16 +13,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ExportSource:
-    """What is exported."""
+    """A model in memory, its checkpoint, and audio for the quantizers that calibrate on activations."""
 
     model: "WhisperForConditionalGeneration"
     """On the CPU in float32, in evaluation mode."""
     source: Path
-    """Its checkpoint's folder."""
+    """Folder of the model's checkpoint."""
     calibration: Sequence[Sequence[str]]
-    """Training audio (`eval.audio` references an utterance), for quantisers that look at activations; never test."""
+    """For each training utterance, references to its audio (`eval.audio`). Never test audio."""
     smooth_quant: Sequence[float | None] = SMOOTH_QUANT_ALPHAS
-    """Shares of SmoothQuant that such a quantiser tries; None leaves it out."""
+    """Values of SmoothQuant's alpha that such a quantizer tries; None means without SmoothQuant."""
     language: str | None = "en"
+    """Language code of the text that a quantizer lets the model write on the calibration audio."""
     task: str = "transcribe"
-    """Language code and task of the text that a quantiser lets it write on that audio."""
+    """Task of that text."""

@@ -1,20 +1,18 @@
-"""The student as files for devices: one exporter a runtime, each in modules of its own and imported when asked for."""
+"""All exporters by runtime.
+
+An exporter's modules are imported only when it is used, so that the packages of the others need not be installed.
+"""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-from recipes.schema.export_section import Precision
-
-if TYPE_CHECKING:
-    pass
 
 from distill.exporters.export_source import ExportSource
 from recipes.core.errors import UserError
-from recipes.schema.export_section import ExportSection
+from recipes.schema.export_section import ExportSection, Precision
 
 Exporter = Callable[[ExportSource, Path, Sequence[Precision]], None]
-"""Writes these precisions into a model folder that holds the student's JSONs already (`eval.runtimes.registry` loads them)."""
+"""Writes these precisions into a model folder that has the student's JSON files already (`folder_layout.write_layout`).
+`eval.runtimes.registry` loads them."""
 
 
 def _onnx(student: ExportSource, folder: Path, precisions: Sequence[Precision]) -> None:
@@ -65,16 +63,19 @@ EXPORTERS: dict[str, Exporter] = {
 }
 
 EXTRAS = {"mobile": "tflite", "compressed_tensors": "int4"}
-"""Of pyproject.toml, for those that are not named after their runtime."""
+"""The extra of pyproject.toml that a runtime needs, for those whose extra has another name than the runtime."""
 
 
 def write_artefacts(student: ExportSource, folder: Path, section: ExportSection) -> None:
-    """Every runtime's files of the section's precisions; UserError where an exporter's package is not installed."""
-    for runtime, write in EXPORTERS.items():
+    """Write every precision of every runtime that the section lists.
+
+    Raises UserError if an exporter's package is not installed.
+    """
+    for runtime, export in EXPORTERS.items():
         if not (precisions := getattr(section, runtime)):
             continue
         try:
-            write(student, folder, precisions)
+            export(student, folder, precisions)
         except ModuleNotFoundError as error:
             extra = EXTRAS.get(runtime, runtime)
             raise UserError(

@@ -1,14 +1,17 @@
-"""Which heads of a student's cross-attention word times are read from, chosen by measurement.
+"""Choose the cross-attention heads of a student from which word timestamps are read, by measuring all of them.
 
-    python -m distill.alignment_heads RECIPE MODEL        writes them into a model folder; export does so when asked
+The teacher's alignment heads do not survive a cut of layers. Here training utterances are joined to longer clips, in
+which it is known where the speech of each utterance starts. The student reads a joined clip with the labels as text,
+and the attention of each head gives a start time for every token; the head's error is the difference between the start
+times of the utterances and the true ones. The best head is chosen first, and others are added while the error of their
+mean attention decreases. The width of the median filter is chosen as well: it must be shorter than a token, so a model
+that writes letter by letter needs a narrower one than Whisper's 140 ms.
 
-The teacher's heads do not survive a cut of layers. Training utterances are joined to strings, so that it is known where
-the speech of each begins. The student reads the string with its labels as text, each head's picture gives the text a
-time, and what differs from the truth is the head's error. The best head comes first; others are added while the error
-of their mean falls. The width of the median is chosen along, since it must be shorter than a token: a model that writes
-letter by letter wants less than Whisper's 140 ms.
+Only starts are counted: a word's end is read as the place where the next token is written, which may be anywhere in the
+pause between the two.
 
-Beginnings alone are counted: a word ends where the next token is written, wherever in the pause between them that is.
+The export stage does this if the recipe sets `export.alignment_clips`; `python -m distill.alignment_heads` does it for
+any model folder.
 
 H heads, N tokens, S encoder positions.
 """
@@ -21,105 +24,135 @@ from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer
-from tqdm import tqdm
 from transformers import WhisperForConditionalGeneration
 
 from data_prep.labels.label_store import Label
 from data_prep.labels.quality_checks import kept_labels
-from distill.data.calibration import CalibrationAudio
+from distill.data.calibration import evenly_spaced
 from eval.audio.recordings import SAMPLE_RATE, read_audio
 from eval.decoding.transcriber import Transcriber
-from eval.decoding.word_times import Head, loud_range, read_attention, smooth_attention, split_words, token_starts
+from eval.decoding.word_times import Head, cross_attention, loud_range, smooth_attention, split_words, token_starts
 from eval.runtimes.model_format import JsonSettings
 from eval.runtimes.torch_runtime import TorchRuntime
 from recipes.core.atomic_files import write_json
 from recipes.core.errors import UserError
+from recipes.core.progress import track
 from recipes.core.whisper_shape import POSITIONS_PER_SECOND
-from recipes.schema.recipe import Recipe
 
-PIECES = (2, 8)
-"""Fewest and most utterances of a string."""
-PAUSE = 0.3
-"""Longest silence after each, s; drawn evenly from 0."""
-LOST = 0.3
-"""An error beyond this counts as this, s: a string on which every head is lost shall not decide between them."""
-WIDTHS = (3, 5, 7)
-"""Encoder positions of the median; the last is Whisper's own."""
-CLIPS = 64
-"""Strings, where the recipe does not say."""
-RECORD = "stage.json"
+UTTERANCES_PER_CLIP = (2, 8)
+"""Fewest and most utterances that are joined to a clip."""
+MAX_PAUSE_S = 0.3
+"""Longest silence after each utterance, s; its length is drawn evenly from 0 up to this."""
+MAX_ERROR_S = 0.3
+"""Larger errors count as this, s, so that a clip on which every head fails does not decide between them."""
+MEDIAN_WIDTHS = (3, 5, 7)
+"""Widths of the median filter to choose from, in encoder positions; the last is Whisper's own."""
+DEFAULT_CLIPS = 64
+"""Number of joined clips if the recipe does not set one."""
 
 
 @dataclass(frozen=True)
 class JoinedClip:
-    """Recordings one after the other, and where the words of each are."""
+    """Recordings joined to one clip, with the place of each."""
 
     samples: np.ndarray
+    """At 16 kHz."""
     tokens: list[int]
-    spans: list[tuple[int, int]]
-    """Of each recording the first token of its first word, and the one after its last word."""
-    seconds: list[tuple[float, float]]
-    """Of each recording where its speech begins and ends: `eval.decoding.word_times.sounding`."""
+    """The texts of all recordings."""
+    token_spans: list[tuple[int, int]]
+    """For each recording, the first token of its first word and the token after its last word."""
+    speech_spans: list[tuple[float, float]]
+    """For each recording, the start and end of its speech in s (`eval.decoding.word_times.loud_range`)."""
 
 
 @dataclass(frozen=True)
 class HeadChoice:
-    """The heads, and how far their beginnings are from the truth."""
+    """The chosen heads, and how far the start times that they give are from the true ones."""
 
     heads: list[Head]
-    width: int
-    """Encoder positions of the median."""
+    median_width: int
+    """Width of the median filter, in encoder positions."""
     error_ms: float
-    """Mean absolute error of the chosen heads together, errors beyond LOST cut to that."""
-    each_ms: dict[str, float]
-    """Of each head alone, by `layer.head`, at the same width."""
-    strings: int
-    boundaries: int
-    """Beginnings compared."""
+    """Mean absolute error of the chosen heads together, ms; errors above MAX_ERROR_S count as that."""
+    error_ms_by_head: dict[str, float]
+    """The same for every head alone at the same width, by `layer.head`."""
+    clips: int
+    """Number of joined clips."""
+    starts: int
+    """Number of start times compared."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the choice as alignment.json has it."""
+        return {
+            "heads": self.heads, "width": self.median_width, "error_ms": self.error_ms,
+            "each_ms": self.error_ms_by_head, "strings": self.clips, "boundaries": self.starts,
+        }  # fmt: skip
 
 
 def select_alignment_heads(
-    recipe: Recipe, model: WhisperForConditionalGeneration, folder: Path, clips: int
+    model: WhisperForConditionalGeneration,
+    folder: Path,
+    run: Path,
+    clips: int,
+    *,
+    seed: int,
+    language: str | None,
+    task: str,
 ) -> HeadChoice:
-    """The heads of a model, on so many strings of the recipe's kept training labels; UserError where there are none."""
-    if not (recipe.root / "quality" / "quality.parquet").is_file():
+    """Choose a model's alignment heads on clips that are joined from the kept training labels of a run.
+
+    Args:
+        model: The model in memory.
+        folder: Its model folder, for the tokenizer and the feature extractor.
+        run: Folder of the run with the labels.
+        clips: Largest number of joined clips.
+        seed: Seed of the clips.
+        language: Language code of the prompt.
+        task: Task of the prompt.
+
+    Raises UserError if the run has no kept labels.
+    """
+    if not (run / "quality" / "quality.parquet").is_file():
         raise UserError(
-            f"alignment heads: expected kept labels in {recipe.root}, found none; run `sottovoce run --until quality`"
+            f"alignment heads: expected kept labels in {run}, found none; run `sottovoce run --until quality`"
         )
-    transcriber = Transcriber(TorchRuntime(model), folder, recipe.teacher.language, recipe.teacher.task)
-    kept = [label for label in kept_labels(recipe.root) if label.split == "train"]
-    # Where the label is a guess there is no place in the audio that it belongs to.
-    labels = sorted(kept, key=lambda label: -label.plain.mean_logprob)[: len(kept) // 2]
-    return choose_heads(transcriber, model, list(joined_clips(labels, transcriber, clips, recipe.seed)))
+    transcriber = Transcriber(TorchRuntime(model), folder, language, task)
+    labels = [label for label in kept_labels(run) if label.split == "train"]
+    # Use the half that the teacher was most certain of: words that it guessed have no place in the audio.
+    certain = sorted(labels, key=lambda label: -label.plain.mean_logprob)[: len(labels) // 2]
+    return choose_heads(transcriber, model, list(joined_clips(certain, transcriber, clips, seed)))
 
 
 def joined_clips(labels: Sequence[Label], transcriber: Transcriber, clips: int, seed: int) -> Iterator[JoinedClip]:
-    """Strings of one source's labels, speaker by speaker where they are known, that fill at most the model's window."""
-    draw, form = np.random.default_rng(seed), transcriber.format
-    room = form.window_samples / SAMPLE_RATE
-    short = sorted((label for label in labels if label.seconds < room / 2), key=lambda label: label.id)
-    mixed = [short[place] for place in draw.permutation(len(short))]
+    """Yield at most `clips` clips, each of several utterances of one source and, if known, of one speaker.
+
+    A clip is at most as long as the model's window. Raises UserError if no two utterances are short enough for that.
+    """
+    draw, model_format = np.random.default_rng(seed), transcriber.format
+    window_s = model_format.window_samples / SAMPLE_RATE
+    short = sorted((label for label in labels if label.seconds < window_s / 2), key=lambda label: label.id)
+    shuffled = [short[index] for index in draw.permutation(len(short))]
     groups: list[list[Label]] = []
-    most, left = 0, 0.0
-    for label in sorted(mixed, key=lambda label: (label.source, label.speaker or "")):
-        needed = label.seconds + PAUSE
-        same = groups and (label.source, label.speaker) == (groups[-1][0].source, groups[-1][0].speaker)
-        if not same or len(groups[-1]) == most or needed > left:
+    most, left_s = 0, 0.0  # of the last group: utterances that it may have, and seconds that it has room for
+    for label in sorted(shuffled, key=lambda label: (label.source, label.speaker or "")):
+        needed_s = label.seconds + MAX_PAUSE_S
+        same_voice = groups and (label.source, label.speaker) == (groups[-1][0].source, groups[-1][0].speaker)
+        if not same_voice or len(groups[-1]) == most or needed_s > left_s:
             groups.append([])
-            most, left = int(draw.integers(PIECES[0], PIECES[1] + 1)), room
+            most, left_s = int(draw.integers(UTTERANCES_PER_CLIP[0], UTTERANCES_PER_CLIP[1] + 1)), window_s
         groups[-1].append(label)
-        left -= needed
-    joined = [group for group in groups if len(group) >= PIECES[0]]
-    if not joined:
+        left_s -= needed_s
+    groups = [group for group in groups if len(group) >= UTTERANCES_PER_CLIP[0]]
+    if not groups:
         raise UserError(
-            f"alignment heads: expected kept training labels of less than {room / 2:g} s, two of which fill a window, "
-            f"found {len(short)}; set export.alignment_clips=0"
+            f"alignment heads: expected kept training labels of less than {window_s / 2:g} s, two of which fill a "
+            f"window, found {len(short)}; set export.alignment_clips=0"
         )
-    for group in CalibrationAudio.of(joined, clips):
-        clips_N = [read_audio(label.audio) for label in group]
-        made = join_recordings(clips_N, [label.text for label in group], transcriber.tokenizer, draw, PAUSE)
-        if len(form.prompt) + len(made.tokens) <= form.max_length:
-            yield made
+    for group in evenly_spaced(groups, clips):
+        recordings = [read_audio(label.audio) for label in group]
+        clip = join_recordings(recordings, [label.text for label in group], transcriber.tokenizer, draw, MAX_PAUSE_S)
+        if len(model_format.prompt) + len(clip.tokens) <= model_format.max_length:
+            yield clip
 
 
 def join_recordings(
@@ -127,77 +160,84 @@ def join_recordings(
     texts: Sequence[str],
     tokenizer: Tokenizer,
     draw: np.random.Generator,
-    pause: float,
+    max_pause_s: float,
 ) -> JoinedClip:
-    """Recordings [N] at 16 kHz and their texts as one, with a silence of up to `pause` seconds after each."""
-    parts: list[np.ndarray] = []
+    """Join recordings at 16 kHz and their texts, with a silence of up to `max_pause_s` seconds after each."""
+    samples: list[np.ndarray] = []
     tokens: list[int] = []
-    spans, seconds = [], []
-    for samples, text in zip(recordings, texts, strict=True):
-        offset = sum(map(len, parts)) / SAMPLE_RATE
-        begin, end = loud_range(samples)
-        seconds.append((offset + begin, offset + end))
-        said = tokenizer.encode(f" {text.strip()}", add_special_tokens=False).ids
-        words = split_words(tokenizer, said)
-        spans.append((len(tokens) + words[0][1], len(tokens) + words[-1][2]))
-        tokens += said
-        parts += [samples, np.zeros(round(draw.uniform(0, pause) * SAMPLE_RATE), np.float32)]
-    return JoinedClip(np.concatenate(parts), tokens, spans, seconds)
+    token_spans, speech_spans = [], []
+    for recording, text in zip(recordings, texts, strict=True):
+        offset_s = sum(map(len, samples)) / SAMPLE_RATE
+        start_s, end_s = loud_range(recording)
+        speech_spans.append((offset_s + start_s, offset_s + end_s))
+        ids = tokenizer.encode(f" {text.strip()}", add_special_tokens=False).ids
+        words = split_words(tokenizer, ids)
+        token_spans.append((len(tokens) + words[0][1], len(tokens) + words[-1][2]))
+        tokens += ids
+        samples += [recording, np.zeros(round(draw.uniform(0, max_pause_s) * SAMPLE_RATE), np.float32)]
+    return JoinedClip(np.concatenate(samples), tokens, token_spans, speech_spans)
 
 
 def choose_heads(
-    transcriber: Transcriber, model: WhisperForConditionalGeneration, strings: Sequence[JoinedClip]
+    transcriber: Transcriber, model: WhisperForConditionalGeneration, clips: Sequence[JoinedClip]
 ) -> HeadChoice:
-    """The best set of heads and width on these strings: see the module."""
+    """Return the set of heads and the width of the median filter with the smallest error on these clips."""
     config = model.config
     heads = list(product(range(config.decoder_layers), range(config.decoder_attention_heads)))
-    # float16: 40 heads on 64 strings of 100 tokens in 30 s take 0.8 GB.
+    # float16: 40 heads on 64 clips of 100 tokens in 30 s take 0.8 GB.
     attention = [
-        read_attention(transcriber, model, one.samples, one.tokens, heads).astype(np.float16)
-        for one in tqdm(strings, "alignment heads", unit="string")
+        cross_attention(transcriber, model, clip.samples, clip.tokens, heads).astype(np.float16)
+        for clip in track(clips, "alignment heads", unit="clip")
     ]
-    found = []
-    for width in WIDTHS:
-        pictures = [smooth_attention(each.astype(np.float32), width).astype(np.float16) for each in attention]
-        chosen, error, alone = best_head_set(pictures, strings)
-        names = {f"{layer}.{head}": float(each) for (layer, head), each in zip(heads, alone, strict=True)}
-        count = sum(len(one.spans) for one in strings)
-        found.append(HeadChoice([heads[place] for place in chosen], width, error, names, len(strings), count))
-    return min(found, key=lambda choice: choice.error_ms)
+    starts = sum(len(clip.token_spans) for clip in clips)
+    choices = []
+    for width in MEDIAN_WIDTHS:
+        smoothed = [smooth_attention(raw_HNS.astype(np.float32), width).astype(np.float16) for raw_HNS in attention]
+        chosen, error_ms, alone_H = best_head_set(smoothed, clips)
+        by_head = {f"{layer}.{head}": float(error) for (layer, head), error in zip(heads, alone_H, strict=True)}
+        choices.append(HeadChoice([heads[index] for index in chosen], width, error_ms, by_head, len(clips), starts))
+    return min(choices, key=lambda choice: choice.error_ms)
 
 
-def best_head_set(pictures: Sequence[np.ndarray], strings: Sequence[JoinedClip]) -> tuple[list[int], float, np.ndarray]:
-    """Of each string's pictures [H, N, S] the best head, then whichever helps the mean the most, while one does.
+def best_head_set(attention: Sequence[np.ndarray], clips: Sequence[JoinedClip]) -> tuple[list[int], float, np.ndarray]:
+    """Choose heads greedily: first the best one, then the one whose addition lowers the error most, while any does.
 
-    Gives the heads' places, their error together, and that of each alone [H], in ms.
+    Args:
+        attention: Smoothed attention [H, N, S] of every head, for each clip.
+        clips: The clips.
+
+    Returns:
+        Indices of the chosen heads, the error of their mean attention in ms, and the error of each head alone [H], ms.
     """
-    alone_H = _errors(pictures, strings, [[head] for head in range(len(pictures[0]))])
+    alone_H = _start_errors(attention, clips, [[head] for head in range(len(attention[0]))])
     chosen, best = [int(alone_H.argmin())], float(alone_H.min())
-    while left := [head for head in range(len(alone_H)) if head not in chosen]:
-        errors = _errors(pictures, strings, [[*chosen, head] for head in left])
+    while candidates := [head for head in range(len(alone_H)) if head not in chosen]:
+        errors = _start_errors(attention, clips, [[*chosen, head] for head in candidates])
         if errors.min() >= best:
             break
-        chosen.append(left[int(errors.argmin())])
+        chosen.append(candidates[int(errors.argmin())])
         best = float(errors.min())
     return chosen, best, alone_H
 
 
-def _errors(pictures: Sequence[np.ndarray], strings: Sequence[JoinedClip], sets: Sequence[list[int]]) -> np.ndarray:
-    """Mean absolute error of the beginnings of each set of heads, ms; at most LOST."""
-    found = []
-    for picture_HNS, one in zip(pictures, strings, strict=True):
-        means_HNS = np.stack([picture_HNS[chosen].mean(axis=0, dtype=np.float32) for chosen in sets])
-        starts_HN = token_starts(means_HNS)[:, [first for first, _ in one.spans]] / POSITIONS_PER_SECOND
-        found.append(np.minimum(np.abs(starts_HN - [begin for begin, _ in one.seconds]), LOST))
-    errors: np.ndarray = 1000 * np.concatenate(found, axis=1).mean(axis=1)
-    return errors
+def _start_errors(
+    attention: Sequence[np.ndarray], clips: Sequence[JoinedClip], head_sets: Sequence[list[int]]
+) -> np.ndarray:
+    """Return the mean absolute error of the start times of each set of heads, ms; errors are cut at MAX_ERROR_S."""
+    errors = []
+    for attention_HNS, clip in zip(attention, clips, strict=True):
+        means_HNS = np.stack([attention_HNS[heads].mean(axis=0, dtype=np.float32) for heads in head_sets])
+        starts_HN = token_starts(means_HNS)[:, [first for first, _ in clip.token_spans]] / POSITIONS_PER_SECOND
+        errors.append(np.minimum(np.abs(starts_HN - [start for start, _ in clip.speech_spans]), MAX_ERROR_S))
+    mean_ms: np.ndarray = 1000 * np.concatenate(errors, axis=1).mean(axis=1)
+    return mean_ms
 
 
 def write_heads(folder: Path, choice: HeadChoice) -> None:
-    """Heads and width into a model folder's JSON files, where transformers too looks for them."""
+    """Write heads and median width into a model folder's JSON files, under the keys that transformers reads too."""
     for name, key, value in (
         ("generation_config.json", "alignment_heads", [list(head) for head in choice.heads]),
-        ("config.json", "median_filter_width", choice.width),
+        ("config.json", "median_filter_width", choice.median_width),
     ):
         settings: dict[str, Any] = dict(JsonSettings.read(folder / name))
         write_json(folder / name, settings | {key: value})

@@ -1,25 +1,25 @@
-"""Whisper to ONNX files that transformers.js and optimum load: an encoder and a merged decoder a precision.
+"""Export Whisper to the ONNX files that transformers.js and optimum load: an encoder and a merged decoder.
 
     folder/onnx/encoder_model{,_fp16,_quantized}.onnx           input_features -> last_hidden_state
     folder/onnx/decoder_model_merged{,_fp16,_quantized}.onnx    see `onnx_merge`
 
-Weights are stored once; a file of 2 GB or more keeps them beside it in FILE_data, as protobuf ends at 2 GB.
-Inputs and outputs are float32 in every precision.
+Each weight is stored once. A model whose weights reach 2 GB keeps them in a separate file, FILE_data, because protobuf
+ends at 2 GB. Inputs and outputs are float32 in every precision.
 
-Of torch's two exporters the dynamo one is used. Measured with torch 2.13, ONNX Runtime 1.31, 1 thread of an
+Of torch's two exporters, the dynamo exporter is used. Measured with torch 2.13, ONNX Runtime 1.31, 1 thread of an
 AMD EPYC, dynamic batch, opset 18 (dynamo) and 17 (TorchScript):
 
-                                        dynamo      TorchScript
-    tiny, encoder, batch 1 / 2, ms      415 / 883   418 / 862
-    tiny, step without its head, ms     0.94        1.10
-    tiny, step, nodes                   122         270
-    alnum teacher, encoder / step, ms   20.7 / 0.32 19.4 / 0.34
-    export of one graph, s              4           0.2
+                                            dynamo      TorchScript
+    whisper-tiny, encoder, batch 1 / 2, ms  415 / 883   418 / 862
+    whisper-tiny, step without its head, ms 0.94        1.10
+    whisper-tiny, step, nodes               122         270
+    alnum teacher, encoder / step, ms       20.7 / 0.32 19.4 / 0.34
+    export of one graph, s                  4           0.2
 
-On these plain graphs dynamo shows no 1.5-fold penalty in the encoder.
+The 1.5-fold slowdown of the encoder that is reported for the dynamo exporter does not occur on these plain graphs.
 
-B batch, F mel bins, T mel frames, S encoder positions, L tokens, P past tokens, D width, H heads,
-K width of a head.
+B batch, F mel bins, T mel frames, S encoder positions, L tokens, P past tokens, D model width, H heads, K width of a
+head, V vocabulary.
 """
 
 import logging
@@ -45,22 +45,23 @@ if TYPE_CHECKING:
 
 
 SUFFIX: dict[Precision, str] = {"fp32": "", "fp16": "_fp16", "int8": "_quantized"}
-"""Names of transformers.js: dtype fp32, fp16, q8."""
+"""File name suffixes of transformers.js, for its dtypes fp32, fp16 and q8."""
 
 OPSET = 20
-"""The first with Gelu. Older ones spell it in five operators, which ONNX Runtime does not join again in the
-order the dynamo exporter writes them: alnum's encoder 19.9 -> 19.0 ms, step 0.53 -> 0.49 ms. Needs ONNX
-Runtime 1.17 (2024)."""
+"""The first opset with Gelu. Older ones write it as five operators, which ONNX Runtime does not fuse in the order that
+the dynamo exporter writes them. alnum's encoder: 19.9 -> 19.0 ms, its decoder step: 0.53 -> 0.49 ms. Needs ONNX Runtime
+1.17 (2024)."""
 
 SINGLE_FILE_BYTES = 2**31 - 2**20
+"""Models with at least this many bytes of weights are saved with external data."""
 
 
 def export_onnx(
     model: WhisperForConditionalGeneration, folder: Path, precisions: Sequence[Precision]
 ) -> dict[Precision, list[Path]]:
-    """Write `folder/onnx/*.onnx` and give the files of each precision, the encoder first.
+    """Write `folder/onnx/*.onnx` and return the files of each precision, the encoder first.
 
-    `model` is on the CPU in float32 with a tied head. Equal weights give equal bytes. Raises ValueError for
+    `model` must be on the CPU in float32 with a tied head. Equal weights give equal bytes. Raises ValueError for
     another dtype or device, for an untied head, and for an unknown precision.
     """
     from distill.exporters.onnx_merge import merge_decoder, strip_debug_information
@@ -70,21 +71,21 @@ def export_onnx(
         raise ValueError(f"precisions: expected some of {', '.join(SUFFIX)}, found {', '.join(unknown)}")
     if model.dtype != torch.float32 or model.device.type != "cpu":
         raise ValueError(
-            f"model: expected float32 on the CPU, found {model.dtype} on {model.device}; model.float().cpu()"
+            f"model: expected float32 on the CPU, found {model.dtype} on {model.device}; call model.float().cpu()"
         )
     folder = folder / "onnx"
     folder.mkdir(parents=True, exist_ok=True)
-    encoder, first, past = (strip_debug_information(graph) for graph in trace(model))
+    encoder, first, past = (strip_debug_information(graph) for graph in trace_graphs(model))
     embedding_VD = model.model.decoder.embed_tokens.weight.detach().numpy()
     files: dict[Precision, list[Path]] = {}
     for precision in precisions:
-        parts = [encoder, first, past]
+        graphs = [encoder, first, past]
         if precision == "int8":
             with tempfile.TemporaryDirectory() as scratch:
-                parts = [quantize_onnx(part, Path(scratch)) for part in parts]
+                graphs = [quantize_onnx(graph, Path(scratch)) for graph in graphs]
         models = {
-            "encoder_model": parts[0],
-            "decoder_model_merged": merge_decoder(parts[1], parts[2], embedding_VD, precision),
+            "encoder_model": graphs[0],
+            "decoder_model_merged": merge_decoder(graphs[1], graphs[2], embedding_VD, precision),
         }
         files[precision] = []
         for name, graph in models.items():
@@ -92,67 +93,71 @@ def export_onnx(
     return files
 
 
-def trace(
+def trace_graphs(
     model: WhisperForConditionalGeneration,
 ) -> "tuple[onnx.ModelProto, onnx.ModelProto, onnx.ModelProto]":
-    """Encoder, first step and cached step as float32 graphs; the steps go from embedded to hidden."""
+    """Trace the encoder, the first decoder step and the cached decoder step in float32.
+
+    The decoder steps map embedded tokens to hidden states: token embedding and head are added by `merge_decoder`.
+    """
     config = model.config
     heads, layers = config.decoder_attention_heads, config.decoder_layers
-    # Batch 2, 3 tokens, 5 past ones: torch.export would take 0 and 1 for constants.
+    # Batch 2, 3 tokens and 5 past tokens, because torch.export would treat sizes 0 and 1 as constants.
     positions = config.max_source_positions
     mel_BFT = torch.zeros(2, config.num_mel_bins, 2 * positions)
     embedded_BLD = torch.zeros(2, 3, config.d_model)
     encoder_BSD = torch.zeros(2, positions, config.d_model)
-    own = torch.zeros(2, heads, 5, config.d_model // heads)
-    cross = torch.zeros(2, heads, positions, config.d_model // heads)
-    caches = [tensor.clone() for _ in range(layers) for tensor in (own, own, cross, cross)]
-    batch, batch_1, batch_2 = ({0: torch.export.Dim.DYNAMIC, **more} for more in ({}, _dynamic(1), _dynamic(2)))
+    self_BHPK = torch.zeros(2, heads, 5, config.d_model // heads)
+    cross_BHSK = torch.zeros(2, heads, positions, config.d_model // heads)
+    cache = [tensor.clone() for _ in range(layers) for tensor in (self_BHPK, self_BHPK, cross_BHSK, cross_BHSK)]
+    dynamic = torch.export.Dim.DYNAMIC
+    batch, batch_and_length, batch_and_positions = {0: dynamic}, {0: dynamic, 1: dynamic}, {0: dynamic, 2: dynamic}
     return (
-        _trace(_FusedEncoder(model), (mel_BFT,), ["input_features"], ["last_hidden_state"], (batch,)),
-        _trace(
-            _Body(DecoderFirstGraph(model)),
+        _trace_graph(_FusedEncoder(model), (mel_BFT,), ["input_features"], ["last_hidden_state"], (batch,)),
+        _trace_graph(
+            _DecoderBody(DecoderFirstGraph(model)),
             (embedded_BLD, encoder_BSD),
             ["embedded", "encoder_hidden_states"],
             ["hidden", *cache_names("present", layers)],
-            ((batch_1, batch_1),),
+            ((batch_and_length, batch_and_length),),
         ),
-        _trace(
-            _Body(DecoderWithPastGraph(model)),
-            (embedded_BLD, *caches),
+        _trace_graph(
+            _DecoderBody(DecoderWithPastGraph(model)),
+            (embedded_BLD, *cache),
             ["embedded", *cache_names("past_key_values", layers)],
             ["hidden", *(name for name in cache_names("present", layers) if ".decoder." in name)],
-            ((batch_1, *([batch_2] * len(caches))),),
+            ((batch_and_length, *([batch_and_positions] * len(cache))),),
         ),
     )
 
 
 def cache_names(prefix: str, layers: int) -> list[str]:
-    """Names of the cache tensors [B, H, P or S, K] in the order of `graphs`, in the notation of optimum."""
-    sides = [(side, part) for side in ("decoder", "encoder") for part in ("key", "value")]
-    return [f"{prefix}.{layer}.{side}.{part}" for layer in range(layers) for side, part in sides]
+    """Return optimum's names of the cache tensors [B, H, P or S, K], in the order of `DecoderFirstGraph.body`."""
+    tensors = [(attention, part) for attention in ("decoder", "encoder") for part in ("key", "value")]
+    return [f"{prefix}.{layer}.{attention}.{part}" for layer in range(layers) for attention, part in tensors]
 
 
 class _FusedEncoder(EncoderGraph):
-    """Attention as one operator of ONNX Runtime, which takes the queries in blocks.
+    """The encoder with each attention as one operator of ONNX Runtime, which computes it in blocks of queries.
 
-    Written out, its weights [B, H, S, S] lie in memory twice: at whisper-base's shape 144 MB. Peak of the encoder's
-    process (base, 30 s, ONNX Runtime 1.31, two threads): float32 475 -> 247 MB, int8 201 -> 190 MB; 508 -> 487 ms and
-    290 -> 301 ms, equal within noise.
+    As separate operators, attention holds two copies of its weights [B, H, S, S] in memory: 144 MB at whisper-base's
+    shape. Peak memory of the encoder's process (base, 30 s, ONNX Runtime 1.31, two threads): float32 475 -> 247 MB,
+    int8 201 -> 190 MB. Time: 508 -> 487 ms and 290 -> 301 ms, equal within noise.
     """
 
-    def attend(self, attention: WhisperAttention, x_BSD: Tensor) -> Tensor:
-        """See `EncoderGraph.attend`; for tracing alone, in torch it gives no values."""
+    def self_attention(self, attention: WhisperAttention, x_BSD: Tensor) -> Tensor:
+        """See `EncoderGraph.self_attention`. For tracing only: run in torch, it computes no values."""
         projected = [project(x_BSD) for project in (attention.q_proj, attention.k_proj, attention.v_proj)]
-        inner = projected[0].shape  # of pruned heads narrower than the stream
+        shape = projected[0].shape  # narrower than the model width where heads have been pruned
         options = {"num_heads": attention.num_heads, "scale": float(attention.scaling)}
-        mixed_BSD = torch.onnx.ops.symbolic(
-            "com.microsoft::MultiHeadAttention", projected, options, dtype=x_BSD.dtype, shape=inner, version=1
+        context_BSD = torch.onnx.ops.symbolic(
+            "com.microsoft::MultiHeadAttention", projected, options, dtype=x_BSD.dtype, shape=shape, version=1
         )
-        return attention.out_proj(mixed_BSD)
+        return attention.out_proj(context_BSD)
 
 
-class _Body(nn.Module):
-    """A step between token lookup and head; those two stand once outside the branches of the merged file."""
+class _DecoderBody(nn.Module):
+    """A decoder step without token embedding and head, which the merged file holds once, outside its branches."""
 
     def __init__(self, step: DecoderFirstGraph | DecoderWithPastGraph):
         super().__init__()
@@ -162,24 +167,20 @@ class _Body(nn.Module):
         return self.step.body(*inputs)
 
 
-def _dynamic(axis: int) -> dict[int, Any]:
-    return {axis: torch.export.Dim.DYNAMIC}
-
-
-def _trace(
+def _trace_graph(
     graph: nn.Module,
     inputs: tuple[Tensor, ...],
-    names: list[str],
-    outputs: list[str],
-    shapes: tuple[Any, ...],
+    input_names: list[str],
+    output_names: list[str],
+    dynamic_shapes: tuple[Any, ...],
 ) -> "onnx.ModelProto":
-    with torch.no_grad(), quiet():
+    with torch.no_grad(), silence_onnx_exporter():
         program = torch.onnx.export(
             graph.eval(),
             inputs,
-            input_names=names,
-            output_names=outputs,
-            dynamic_shapes=shapes,
+            input_names=input_names,
+            output_names=output_names,
+            dynamic_shapes=dynamic_shapes,
             opset_version=OPSET,
             dynamo=True,
             verbose=False,
@@ -189,9 +190,9 @@ def _trace(
 
 
 @contextmanager
-def quiet() -> "Iterator[None]":
-    """Without torch's remarks on each graph."""
-    # Four lines a graph about torchvision's operators, which no Whisper has, and a deprecation inside torch itself.
+def silence_onnx_exporter() -> "Iterator[None]":
+    """Suppress the warnings that torch's ONNX exporter writes for each graph."""
+    # Four lines per graph about torchvision's operators, which Whisper does not use, and a deprecation within torch.
     logger = logging.getLogger("torch.onnx._internal.exporter._registration")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -204,15 +205,16 @@ def quiet() -> "Iterator[None]":
 
 
 def _save(model: "onnx.ModelProto", path: Path) -> list[Path]:
+    """Save a model, its weights in a second file where they are too large for one, and return the files."""
     import onnx
 
     data = path.with_name(f"{path.name}_data")
     data.unlink(missing_ok=True)
-    # Summed by hand: ByteSize() itself fails beyond 2 GB.
+    # Summed over the tensors because ByteSize() itself fails beyond 2 GB.
     if sum(len(tensor.raw_data) for tensor in model.graph.initializer) < SINGLE_FILE_BYTES:
         onnx.save(model, path)
         return [path]
-    moved = onnx.ModelProto()
-    moved.CopyFrom(model)  # saving takes the weights out, and the next precision starts from the same graph
-    onnx.save(moved, path, save_as_external_data=True, location=data.name, size_threshold=1024)
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)  # saving removes the weights, and the next precision starts from the same graph
+    onnx.save(copy, path, save_as_external_data=True, location=data.name, size_threshold=1024)
     return [path, data]

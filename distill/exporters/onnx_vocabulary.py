@@ -1,6 +1,6 @@
-"""Token lookup and tied head over one stored vocabulary matrix, in floating point or int8.
+"""Token embedding and tied output head as ONNX nodes over one vocabulary matrix, in floating point or int8.
 
-B batch, L tokens, D width, V vocabulary.
+B batch, L tokens, D model width, V vocabulary.
 """
 
 from typing import TYPE_CHECKING
@@ -8,24 +8,27 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from distill.exporters.onnx_quantize import quantize_columns
+from recipes.schema.export_section import Precision
 
 if TYPE_CHECKING:
     import onnx
 
-    Part = tuple[list[onnx.NodeProto], list[onnx.NodeProto], list[onnx.TensorProto]]
+    VocabularyNodes = tuple[list[onnx.NodeProto], list[onnx.NodeProto], list[onnx.TensorProto]]
 
 
-def vocabulary_nodes(embedding_DV: np.ndarray, precision: str) -> "Part":
-    """Nodes input_ids [B, L] -> embedded [B, L, D], nodes hidden [B, L, D] -> logits [B, L, V], weights.
+def vocabulary_nodes(embedding_DV: np.ndarray, precision: Precision) -> "VocabularyNodes":
+    """Return the nodes of the token embedding, the nodes of the head, and the weights that both read.
 
-    The matrix lies as the head's MatMul wants it and the lookup gathers columns: a few hundred strided reads
-    a token. The other way round ONNX Runtime transposes it at load and keeps both, or leaves the head out of
-    int8.
+    The embedding maps input_ids [B, L] to embedded [B, L, D], the head maps hidden [B, L, D] to logits [B, L, V].
+
+    The matrix is stored in the layout of the head's MatMul, and the embedding gathers columns, which costs a few
+    hundred strided reads per token. With the other layout ONNX Runtime either transposes the matrix at load and keeps
+    both copies, or does not run the head in int8.
     """
-    return _int8(embedding_DV) if precision == "int8" else _float(embedding_DV)
+    return _int8_nodes(embedding_DV) if precision == "int8" else _float_nodes(embedding_DV)
 
 
-def _float(embedding_DV: np.ndarray) -> "Part":
+def _float_nodes(embedding_DV: np.ndarray) -> "VocabularyNodes":
     from onnx import helper, numpy_helper
 
     node = helper.make_node
@@ -39,7 +42,7 @@ def _float(embedding_DV: np.ndarray) -> "Part":
     )
 
 
-def _int8(embedding_DV: np.ndarray) -> "Part":
+def _int8_nodes(embedding_DV: np.ndarray) -> "VocabularyNodes":
     from onnx import TensorProto, helper, numpy_helper
 
     node = helper.make_node
@@ -53,7 +56,7 @@ def _int8(embedding_DV: np.ndarray) -> "Part":
             node("Unsqueeze", ["row_scale", "last_axis"], ["row_scales"], "lookup_scale_axis"),
             node("Mul", ["rows_float", "row_scales"], ["embedded"], "lookup_scaled"),
         ],
-        # The form ONNX Runtime fuses to one DynamicQuantizeMatMul.
+        # ONNX Runtime fuses exactly this pattern into one DynamicQuantizeMatMul.
         [
             node(
                 "DynamicQuantizeLinear",

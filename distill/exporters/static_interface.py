@@ -1,6 +1,6 @@
-"""What goes into the static graphs and comes out of them, for the converters and, as manifest.json, for their hosts.
+"""Inputs and outputs of the static graphs: example inputs for the converters, and manifest.json for host programs.
 
-F mel bins, T mel frames, S encoder positions, D width, H heads, K width of a head, N cache length, V vocabulary.
+F mel bins, T mel frames, S encoder positions, D model width, H heads, K width of a head, N cache length, V vocabulary.
 """
 
 import re
@@ -14,10 +14,10 @@ from transformers import WhisperForConditionalGeneration
 from distill.exporters.static_graphs import MAX_CACHE, StaticDecoder, StaticEncoder
 from recipes.core.atomic_files import write_json
 
-MASKED = -100.0
-"""Added to the scores of empty cache positions: Qualcomm's value, which 16-bit accelerators hold as well."""
+MASKED_SCORE = -100.0
+"""Added to the scores of empty cache positions: Qualcomm's value, which fits 16-bit accelerators as well."""
 
-MEANING = {
+TENSOR_MEANINGS = {
     "input_features": "log-mel spectrogram of one window [1, mel bins, frames], see audio",
     "encoder_states": "encoder output [1, positions, width]; the decoder does not need it",
     "cross_key": "cross-attention keys of a decoder layer [heads, 1, head width, positions], constant for a window",
@@ -34,18 +34,18 @@ MEANING = {
 
 
 def cache_length(model: WhisperForConditionalGeneration) -> int:
-    """Tokens N that the decoder can hold, prompt included."""
+    """Return the number of tokens N that the decoder can hold, including the prompt."""
     return min(MAX_CACHE, model.config.max_target_positions)
 
 
 def encoder_inputs(model: WhisperForConditionalGeneration) -> dict[str, Tensor]:
-    """Zeros of the encoder's input, by name."""
+    """Return the encoder's input by name, filled with zeros."""
     config = model.config
     return {"input_features": torch.zeros(1, config.num_mel_bins, 2 * config.max_source_positions)}
 
 
 def decoder_inputs(model: WhisperForConditionalGeneration) -> dict[str, Tensor]:
-    """Zeros of the decoder's inputs, by name, in order."""
+    """Return the decoder's inputs by name and in order, filled with zeros."""
     config, length = model.config, cache_length(model)
     heads, positions = config.decoder_attention_heads, config.max_source_positions
     width = config.d_model // heads
@@ -65,7 +65,10 @@ def decoder_inputs(model: WhisperForConditionalGeneration) -> dict[str, Tensor]:
 
 
 def write_manifest(path: Path, model: WhisperForConditionalGeneration, files: dict[str, dict[str, str]]) -> None:
-    """Everything a host needs that has not our code; `files` gives, by variant, the file of encoder and decoder."""
+    """Write what a host program without this project's code needs to run the files.
+
+    `files` maps each variant (a precision or a runtime) to the names of its encoder and decoder file.
+    """
     config, length = model.config, cache_length(model)
     with torch.no_grad():
         graphs = {}
@@ -98,7 +101,7 @@ def write_manifest(path: Path, model: WhisperForConditionalGeneration, files: di
             "cache": {
                 "length": length,
                 "start": "self_key and self_value are zeros, the mask is all `masked`",
-                "masked": MASKED,
+                "masked": MASKED_SCORE,
                 "mask": "before the step at position p, set the last p + 1 of the mask's entries to 0",
                 "step": "feed new_self_key_i as self_key_i, new_self_value_i as self_value_i, and count position up",
                 "end": f"stop at the end token, or before position reaches {length}",
@@ -114,7 +117,7 @@ def _describe(tensors: dict[str, Tensor]) -> list[dict[str, Any]]:
             "name": name,
             "shape": list(tensor.shape),
             "dtype": str(tensor.dtype).removeprefix("torch."),
-            "meaning": MEANING[re.sub(r"_\d+$", "", name)],
+            "meaning": TENSOR_MEANINGS[re.sub(r"_\d+$", "", name)],
         }
         for name, tensor in tensors.items()
     ]

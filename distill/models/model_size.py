@@ -1,4 +1,4 @@
-"""TODO: distill.models.model_size."""
+"""Number of parameters and of multiply-accumulate operations of a model."""
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -7,7 +7,7 @@ from transformers import WhisperForConditionalGeneration
 
 
 def count_parameters_m(model: WhisperForConditionalGeneration) -> dict[str, float]:
-    """Millions of parameters of encoder and decoder; the tied head counts once, with the decoder."""
+    """Return the parameters of `encoder` and `decoder` in millions; the tied LM head counts once, as decoder."""
     return {
         part: round(sum(tensor.numel() for tensor in getattr(model.model, part).parameters()) / 1e6, 3)
         for part in ("encoder", "decoder")
@@ -15,9 +15,9 @@ def count_parameters_m(model: WhisperForConditionalGeneration) -> dict[str, floa
 
 
 def encoder_macs_m(model: WhisperForConditionalGeneration) -> float:
-    """Millions of multiplications and additions in the encoder's pass over one window, attention's included."""
+    """Return the multiply-accumulates of the encoder for one window in millions, including those of the attention."""
     config = model.config
     mel_1FT = torch.zeros(1, config.num_mel_bins, 2 * config.max_source_positions)
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         model.model.encoder(mel_1FT)
-    return round(counter.get_total_flops() / 2e6, 1)  # a pair is two operations
+    return round(counter.get_total_flops() / 2e6, 1)  # a multiply-accumulate is two operations

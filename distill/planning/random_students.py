@@ -1,4 +1,4 @@
-"""A student of random weights as files for devices: all that it costs, and nothing that it knows."""
+"""Students with random weights, exported for devices: they cost what a trained student of the same shape costs."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,16 +18,22 @@ from recipes.schema.compress_section import VocabularyOptions, WindowOptions
 from recipes.schema.export_section import ExportSection
 
 Artefact = tuple[str, str]
-"""Runtime and precision."""
+"""Runtime and precision, such as `("onnx", "int8")`."""
 
 
 def build_artefacts(
     teacher: PlannedTeacher, candidate: Candidate, artefacts: Sequence[Artefact], clip: Path, scratch: Path,
     language: str | None,
 ) -> tuple[Path, int]:  # fmt: skip
-    """A model folder with the artefacts, below `scratch`, and the size of its vocabulary.
+    """Build a candidate and export it in each artefact.
 
-    Quantisers that look at activations see the `clip`. Raises UserError where an exporter's package is not installed.
+    `clip` is the calibration data of quantisers that look at activations. Everything is written below `scratch`.
+
+    Returns:
+        The model folder with the artefacts, and the size of the student's vocabulary.
+
+    Raises:
+        UserError: The package of an exporter is not installed.
     """
     checkpoint, folder = scratch / "student", scratch / "export"
     build_checkpoint(teacher, candidate, checkpoint, scratch)
@@ -41,17 +47,17 @@ def build_artefacts(
 
 
 def build_checkpoint(teacher: PlannedTeacher, candidate: Candidate, folder: Path, scratch: Path) -> None:
-    """The student's checkpoint, window and tokens cut as the stage `compress` cuts them."""
-    whole, processors = scratch / "whole", scratch / "processors"
-    random_model(teacher.shape.cut(candidate.encoder_layers, candidate.decoder_layers), teacher.processors, whole)
+    """Write a candidate's checkpoint to `folder`, with the window and vocabulary cut as the stage `compress` does."""
+    uncut, processors = scratch / "whole", scratch / "processors"
+    random_model(teacher.shape.cut(candidate.encoder_layers, candidate.decoder_layers), teacher.processors, uncut)
     processors.mkdir()
     copy_processors(teacher.processors, processors)
-    # The labels are not known yet: the commonest tokens in these characters stand for theirs.
-    material = CompressionContext([], [f"{ascii_letters} {digits} {punctuation}"], 0, processors)
-    model = load_model(whole)
+    # There are no labels yet whose tokens could be kept, so the most frequent tokens of these characters are kept.
+    context = CompressionContext([], [f"{ascii_letters} {digits} {punctuation}"], 0, processors)
+    model = load_model(uncut)
     if candidate.seconds < teacher.seconds:
-        model, _ = shorten_window(model, WindowOptions(seconds=candidate.seconds), material)
+        model, _ = shorten_window(model, WindowOptions(seconds=candidate.seconds), context)
     if candidate.tokens is not None:
-        model, _ = trim_vocabulary(model, VocabularyOptions(tokens=candidate.tokens), material)
-    # A real teacher's alignment heads may lie in layers that are not there.
-    save_model(model, folder, processors=processors, decoder_layers=list(range(candidate.decoder_layers)))
+        model, _ = trim_vocabulary(model, VocabularyOptions(tokens=candidate.tokens), context)
+    # The alignment heads of a real teacher may be in layers that this student does not have.
+    save_model(model, folder, processors=processors, drop_alignment_heads=True)

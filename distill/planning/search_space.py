@@ -1,4 +1,4 @@
-"""Which students can be cut from a teacher, and which of them are measured."""
+"""The students that can be cut from a teacher, and those among them that are measured."""
 
 import os
 from collections.abc import Sequence
@@ -14,53 +14,56 @@ from recipes.core.whisper_shape import HUB_SHAPES, POSITIONS_PER_SECOND, WHISPER
 from recipes.engine.check import model_shape
 
 WINDOWS = (25, 20, 15, 10, 7, 5, 3)
-"""Seconds; the teacher's own beside."""
+"""Windows to plan with, in seconds, in addition to the teacher's own."""
 TOKENS = (20_000, 8_000)
-"""Text tokens; all of the teacher's beside."""
+"""Numbers of text tokens to plan with, in addition to all of the teacher's."""
 DEPTHS = 8
-"""Depths tried of a part with more layers than these, evenly spaced; none deeper is measured, since a layer costs what
-the one before did."""
+"""The most depths that are tried for the encoder and for the decoder, evenly spaced. Shapes that are measured are not
+deeper than this either: each layer costs as much as the one before it, so that the fit extends to deeper shapes."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A student as a recipe asks for it; its width is the teacher's, whose layers it copies."""
+    """A student as a recipe describes it. It is as wide as the teacher, because its layers are the teacher's."""
 
     encoder_layers: int
     decoder_layers: int
     seconds: int
-    """Window."""
+    """Length of the window."""
     tokens: int | None
-    """Text tokens; None for all of the teacher's."""
+    """Number of text tokens; None for all of the teacher's."""
 
 
 @dataclass(frozen=True)
 class PlannedTeacher:
-    """What is cut: a shape and a tokenizer, for weights play no part."""
+    """The model that students are cut from: its shape and its tokenizer. A plan does not need its weights."""
 
     model: str
-    """As a recipe names it."""
+    """Name as a recipe gives it: a Hub id or a local folder."""
     shape: WhisperShape
     processors: Path
-    """Folder of tokenizer, feature extractor and generation config."""
+    """Folder of the tokenizer, the feature extractor and the generation config."""
     text_tokens: int
+    """Number of tokens that are text; special tokens and timestamps come after them."""
 
     @classmethod
     def find(cls, name: str, vocabulary: Path | None, language: str | None) -> Self:
-        """By the name of a shape, a Hub id of one, or a local folder; UserError for any other, or another language.
+        """Find a teacher by the name of a Whisper shape (`tiny`), by its Hub id, or in a local folder.
 
-        A shape has no tokenizer: it is that of `vocabulary`, by default of $VOCABULARY.
+        A named shape comes without a tokenizer. It is read from the folder `vocabulary`, or from `$VOCABULARY`.
+        Raises UserError if there is no such teacher or tokenizer, or if the tokenizer does not know `language`.
         """
         model = f"openai/whisper-{name}" if name in WHISPER_SHAPES else name
         shape = HUB_SHAPES.get(model)
         if shape is None:
             if not Path(name).is_dir():
                 raise UserError(
-                    f"--teacher: expected {', '.join(WHISPER_SHAPES)} or a folder in Whisper format, found {name}; correct it"
+                    f"--teacher: expected {', '.join(WHISPER_SHAPES)} or a folder in Whisper format, found {name}; "
+                    "correct the name"
                 )
             shape, vocabulary = model_shape(name, "--teacher"), Path(name)
             assert shape is not None
-        folder = vocabulary or _vocabulary(model, shape)
+        folder = vocabulary or _default_vocabulary(model, shape)
         features = JsonSettings.read(folder / "preprocessor_config.json")
         tokens = load_tokenizer(folder).get_vocab(with_added_tokens=True).values()
         shape = replace(
@@ -68,57 +71,61 @@ class PlannedTeacher:
             source_positions=features["chunk_length"] * POSITIONS_PER_SECOND,
         )  # fmt: skip
         generation = JsonSettings.read(folder / "generation_config.json")
-        known = generation.get("lang_to_id") if generation.get("is_multilingual") else None
-        if known and f"<|{language}|>" not in known:
-            raise UserError(f"--language: expected a code such as en that {folder} knows, found {language}")
+        languages = generation.get("lang_to_id") if generation.get("is_multilingual") else None
+        if languages and f"<|{language}|>" not in languages:
+            raise UserError(f"--language: expected a code that {folder} knows, such as en, found {language}")
         return cls(model, shape, folder, generation["eos_token_id"])
 
     @property
     def seconds(self) -> int:
-        """Window."""
+        """Length of the teacher's window."""
         return self.shape.source_positions // POSITIONS_PER_SECOND
 
     def cut(self, candidate: Candidate) -> WhisperShape:
-        """The student's shape: what `distill.compress` leaves of tokens and window."""
+        """Return the shape of a student, with the vocabulary and window that `distill.compress` would give it."""
         vocabulary = self.shape.vocabulary
-        if candidate.tokens is not None:  # timestamps, one a position, end with the window
-            shorter = POSITIONS_PER_SECOND * (self.seconds - candidate.seconds)
-            vocabulary -= self.text_tokens - candidate.tokens + shorter
+        if candidate.tokens is not None:
+            # Compression also removes the timestamps beyond the window; there is one for each encoder position.
+            timestamps = POSITIONS_PER_SECOND * (self.seconds - candidate.seconds)
+            vocabulary -= self.text_tokens - candidate.tokens + timestamps
         shape = self.shape.cut(candidate.encoder_layers, candidate.decoder_layers)
         return replace(shape, vocabulary=vocabulary, source_positions=candidate.seconds * POSITIONS_PER_SECOND)
 
 
-def _vocabulary(model: str, shape: WhisperShape) -> Path:
+def _default_vocabulary(model: str, shape: WhisperShape) -> Path:
     kind = "large-v3" if shape.mel_bins == 128 else "english" if model.endswith(".en") else "multilingual"
     folder = Path(os.environ.get("VOCABULARY", f"../shared/whisper-vocab/{kind}"))
     if not (folder / "tokenizer.json").is_file():
         raise UserError(
             f"--vocabulary: expected tokenizer.json and preprocessor_config.json of {model} in {folder}, found none; "
-            "name a folder with them, such as a download of it without its weights"
+            "name a folder that has them, for example a download of the model without its weights"
         )
     return folder
 
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """The values that a student may take."""
+    """The values that each property of a student may take, in rising order."""
 
     encoder_layers: Sequence[int]
     decoder_layers: Sequence[int]
     seconds: Sequence[int]
+    """Lengths of the window."""
     tokens: Sequence[int | None]
+    """Numbers of text tokens; None, for all of the teacher's, comes last."""
 
     @classmethod
-    def of(cls, teacher: PlannedTeacher, least_seconds: float) -> Self:
-        """All that a teacher allows, no window shorter than the clips; rising."""
-        windows = {each for each in WINDOWS if least_seconds <= each < teacher.seconds} | {teacher.seconds}
-        kept = sorted(each for each in TOKENS if each < teacher.text_tokens)
+    def of(cls, teacher: PlannedTeacher, min_seconds: float) -> Self:
+        """Return everything that a teacher allows, with windows of at least `min_seconds`."""
+        windows = {seconds for seconds in WINDOWS if min_seconds <= seconds < teacher.seconds} | {teacher.seconds}
+        tokens = sorted(count for count in TOKENS if count < teacher.text_tokens)
         return cls(
-            _depths(teacher.shape.encoder_layers), _depths(teacher.shape.decoder_layers), sorted(windows), [*kept, None]
-        )
+            _depths(teacher.shape.encoder_layers), _depths(teacher.shape.decoder_layers), sorted(windows),
+            [*tokens, None],
+        )  # fmt: skip
 
     def candidates(self) -> list[Candidate]:
-        """Every combination."""
+        """Return every combination of the values."""
         return [
             Candidate(encoder, decoder, seconds, tokens)
             for encoder in self.encoder_layers
@@ -128,16 +135,20 @@ class SearchSpace:
         ]
 
     def design(self) -> list[Candidate]:
-        """What is measured: corners, where each cost stands out, and two shapes inside; each once."""
+        """Return the candidates to measure, without repetitions.
+
+        They are six corners of the space, where each term of the cost stands out from the others, and two candidates
+        in the middle. Depths above `DEPTHS` are not measured.
+        """
         encoder, decoder = (
-            [each for each in layers if each <= DEPTHS] or layers[:1]
-            for layers in (self.encoder_layers, self.decoder_layers)
+            [depth for depth in depths if depth <= DEPTHS] or depths[:1]
+            for depths in (self.encoder_layers, self.decoder_layers)
         )
-        least, middle, most = 0.0, 0.5, 1.0
-        points = (  # encoder layers, decoder layers, window, tokens
-            (most, most, most, most), (least, least, most, least), (most, least, least, least),
-            (least, most, least, most), (middle, most, most, least), (most, middle, middle, most),
-            (least, middle, middle, least), (middle, least, most, most),
+        low, middle, high = 0.0, 0.5, 1.0
+        points = (  # position in the range of: encoder layers, decoder layers, window, tokens
+            (high, high, high, high), (low, low, high, low), (high, low, low, low), (low, high, low, high),
+            (middle, high, high, low), (high, middle, middle, high), (low, middle, middle, low),
+            (middle, low, high, high),
         )  # fmt: skip
         return list(dict.fromkeys(
             Candidate(_at(encoder, point[0]), _at(decoder, point[1]), _at(self.seconds, point[2]),

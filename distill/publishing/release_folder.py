@@ -1,14 +1,14 @@
-"""Which files a release has, and their checksums.
+"""The files of a release, and their checksums.
 
-config.json, tokenizer.json, ...       every JSON and TXT that other loaders read (`distill.exporters.folder_layout`)
-model.safetensors                      the student, with its modelling file where its shape is not Whisper's own
-onnx/, openvino-PRECISION/, ...        the exports that the recipe chooses, and nothing of the others
+config.json, tokenizer.json, ...       JSON and TXT files that other loaders read (`distill.exporters.folder_layout`)
+model.safetensors                      the student; with its modelling file if its layers are not Whisper's own
+onnx/, openvino-PRECISION/, ...        the exports that the recipe chooses
 README.md                              the model card
-recipe.yaml                            every value of the recipe, defaults too
-report.html, report.json               all that was measured
-SHA256SUMS                             of all of these; `sha256sum -c SHA256SUMS` reads it
+recipe.yaml                            every value of the recipe, defaults included
+report.html, report.json               all measurements
+SHA256SUMS                             checksums of all the files above, in the format of `sha256sum -c SHA256SUMS`
 
-Texts name what lies below the working folder, or beside it, as seen from there.
+In text files, absolute paths below the working folder, or next to it, are replaced by paths relative to it.
 """
 
 import hashlib
@@ -16,125 +16,160 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from eval.runtimes.registry import weight_files
 from recipes.core.atomic_files import atomic_write, write_json
 from recipes.core.errors import UserError
-from recipes.engine.flow import student_folder
+from recipes.engine.stage_record import RECORD_FILE
 from recipes.schema.export_section import Precision
-from recipes.schema.recipe import Recipe
 
 SUMS = "SHA256SUMS"
-RECORD = "stage.json"
-"""The stage's own record; it does not travel."""
+"""Name of the file with the checksums."""
 
-_ABSOLUTE = re.compile(r"(?<![\w./+-])/[\w./+-]+")
+_ABSOLUTE_PATH = re.compile(r"(?<![\w./+-])/[\w./+-]+")
 
-Artefact = tuple[str, str, Precision]
+NamedArtefact = tuple[str, str, Precision]
+"""Name, runtime and precision of an export, as `ExportSection.artefacts` lists them."""
 
 
-def build_release_folder(recipe: Recipe, folder: Path) -> None:
-    """Everything but the card and the checksums; large files are links to those of earlier stages."""
-    assert recipe.release is not None, "the flow has no such stage then"
-    source, exported = student_folder(recipe), recipe.root / "export" / "model"
-    chosen = recipe.release.chosen(recipe.export)
-    for file in exported_files(exported, recipe.export.artefacts, chosen):
-        link_or_copy(file, folder / file.relative_to(exported))
-    for file in [*sorted(source.glob("model*.safetensors*")), *sorted(source.glob("modeling_*.py"))]:
+@dataclass(frozen=True)
+class ReleaseSources:
+    """The results of a run that a release is made from."""
+
+    student: Path
+    """Model folder of the student."""
+    export: Path
+    """Model folder of the stage `export`."""
+    report: Path
+    """Folder of the stage `report`."""
+    exported: Sequence[NamedArtefact]
+    """All exports in the folder `export`."""
+    chosen: Sequence[NamedArtefact]
+    """The exports to release."""
+    recipe: Mapping[str, Any]
+    """Every value of the recipe."""
+
+
+def build_release_folder(sources: ReleaseSources, folder: Path) -> None:
+    """Write everything except the model card and the checksums. Model files are hard links to those of other stages."""
+    for file in exported_files(sources.export, sources.exported, sources.chosen):
+        link_or_copy(file, folder / file.relative_to(sources.export))
+    for file in [*sorted(sources.student.glob("model*.safetensors*")), *sorted(sources.student.glob("modeling_*.py"))]:
         link_or_copy(file, folder / file.name)
-    # The exports' config.json leaves out what only the safetensors need, theirs what the export stage adds.
-    for_graphs, for_weights = (json.loads((path / "config.json").read_text()) for path in (exported, source))
+    # The student's config.json has keys that only the safetensors need. Those that the export stage adds are kept.
+    for_graphs, for_weights = (
+        json.loads((model / "config.json").read_text()) for model in (sources.export, sources.student)
+    )
+    # The export stage chose this width together with the alignment heads, so its value wins.
     chosen_width = {key: for_graphs[key] for key in ("median_filter_width",) if key in for_graphs}
     write_json(folder / "config.json", {**for_graphs, **for_weights, **chosen_width})
     for name in ("report.html", "report.json"):
-        write_text(folder / name, (recipe.root / "report" / name).read_text())
-    values = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
+        write_text(folder / name, (sources.report / name).read_text())
+    values = yaml.safe_dump(dict(sources.recipe), sort_keys=False, allow_unicode=True, width=120)
     write_text(folder / "recipe.yaml", values)
 
 
-def exported_files(exported: Path, made: Sequence[Artefact], chosen: Sequence[Artefact]) -> list[Path]:
-    """Of an export's model folder what the chosen artefacts are loaded from: their weights, and what lies by them."""
-    weights = {name: weight_files(runtime, exported, precision) for name, runtime, precision in made}
-    kept = {file for name, _, _ in chosen for file in weights[name]}
-    others = {file for files in weights.values() for file in files} - kept
-    places = {exported, *(file.parent for file in kept)}
+def exported_files(
+    export: Path, exported: Sequence[NamedArtefact], chosen: Sequence[NamedArtefact]
+) -> list[Path]:  # fmt: skip
+    """Return the files of an export folder that the chosen artefacts need: their weights, and all files next to them.
+
+    Args:
+        export: Model folder of the stage `export`.
+        exported: All artefacts in it.
+        chosen: The artefacts whose files are returned.
+    """
+    weights = {name: weight_files(runtime, export, precision) for name, runtime, precision in exported}
+    wanted = {file for name, _, _ in chosen for file in weights[name]}
+    unwanted = {file for files in weights.values() for file in files} - wanted
+    folders = {export, *(file.parent for file in wanted)}
     return sorted(
-        file for file in exported.rglob("*") if file.is_file() and file.parent in places and file not in others
+        file for file in export.rglob("*") if file.is_file() and file.parent in folders and file not in unwanted
     )
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """The same file under another name, by a link where the disk has them; a copy where not."""
+    """Make `target` a hard link to `source`, or a copy where the file system has no links. Replaces `target`."""
     target.parent.mkdir(parents=True, exist_ok=True)
     target.unlink(missing_ok=True)
     try:
         os.link(source, target)
-        target.chmod(0o644)  # safetensors writes files that their owner alone may read
+        target.chmod(0o644)  # safetensors writes files that only their owner can read
     except OSError:
         target.unlink(missing_ok=True)
         shutil.copyfile(source, target)
 
 
 def write_text(path: Path, text: str) -> None:
-    """A text of a release, its paths as `from_here` gives them."""
-    with atomic_write(path) as beside:
-        beside.write_text(make_paths_relative(text, Path.cwd()))
+    """Write a text file of a release, with its paths relative to the working folder."""
+    with atomic_write(path) as partial:
+        partial.write_text(make_paths_relative(text, Path.cwd()))
 
 
-def make_paths_relative(text: str, here: Path) -> str:
-    """The text with every absolute path in it that lies below the folder `here`, or beside it, as seen from there."""
+def make_paths_relative(text: str, base: Path) -> str:
+    """Replace every absolute path in `text` that is below `base`, or next to it, by the path relative to `base`."""
 
-    def seen(match: re.Match[str]) -> str:
-        path, around = Path(match[0]), here.parent
-        near = path.is_relative_to(here) or (around != around.parent and path.is_relative_to(around))
-        return os.path.relpath(path, here) if near else match[0]
+    def relative(match: re.Match[str]) -> str:
+        path, parent = Path(match[0]), base.parent
+        # The root folder is no neighbourhood: everything is below it.
+        near = path.is_relative_to(base) or (parent != parent.parent and path.is_relative_to(parent))
+        return os.path.relpath(path, base) if near else match[0]
 
-    return _ABSOLUTE.sub(seen, text)
+    return _ABSOLUTE_PATH.sub(relative, text)
 
 
 def released_files(folder: Path) -> list[Path]:
-    """What travels, in order: all but the stage's record and hidden files."""
+    """Return the files of a release in order: all except the stage's own record and hidden files."""
     return sorted(
         file
         for file in folder.rglob("*")
         if file.is_file() and not any(part.startswith(".") for part in file.relative_to(folder).parts)
-        and file != folder / RECORD
+        and file != folder / RECORD_FILE
     )  # fmt: skip
 
 
 def write_checksums(folder: Path) -> None:
-    """SHA-256 of every file, in the form that coreutils' sha256sum checks."""
+    """Write the SHA-256 of every released file, in the format of coreutils' sha256sum."""
     lines = [
         f"{_digest(file)}  {file.relative_to(folder).as_posix()}\n"
         for file in released_files(folder)
         if file != folder / SUMS
     ]
-    with atomic_write(folder / SUMS) as beside:
-        beside.write_text("".join(lines))
+    with atomic_write(folder / SUMS) as partial:
+        partial.write_text("".join(lines))
 
 
 def verify_checksums(folder: Path) -> int:
-    """How many files there are, each as it was released; UserError names one that is not, is missing or new."""
+    """Compare a release with its checksums and return the number of files.
+
+    Raises UserError, which names the first file that was changed, is missing or was added.
+    """
     sums = folder / SUMS
     if not sums.is_file():
-        raise UserError(f"{folder}: expected a release with {SUMS}, found none; such as runs/demo/release")
+        raise UserError(
+            f"{folder}: expected a release with {SUMS}, found none; name a folder such as runs/demo/release"
+        )
     listed = {name: digest for digest, _, name in (line.partition("  ") for line in sums.read_text().splitlines())}
-    found = {file.relative_to(folder).as_posix(): file for file in released_files(folder) if file != sums}
-    wrong = [f"{name} is missing" for name in listed if name not in found]
-    wrong += [f"{name} is not listed" for name in found if name not in listed]
-    wrong += [f"{name} was changed" for name, file in found.items() if name in listed and _digest(file) != listed[name]]
+    present = {file.relative_to(folder).as_posix(): file for file in released_files(folder) if file != sums}
+    wrong = [f"{name} is missing" for name in listed if name not in present]
+    wrong += [f"{name} is not listed" for name in present if name not in listed]
+    wrong += [
+        f"{name} was changed" for name, file in present.items() if name in listed and _digest(file) != listed[name]
+    ]
     if wrong:
         more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
-        raise UserError(f"{folder}: expected what {SUMS} lists, found that {wrong[0]}{more}; make the release again")
+        raise UserError(f"{folder}: expected the files in {SUMS}, found that {wrong[0]}{more}; make the release again")
     return len(listed)
 
 
 def release_tag(name: str, folder: Path) -> str:
-    """What the Hub calls this release: the run's name, and the beginning of its checksums' SHA-256."""
+    """Return the tag of a release on the Hub: the run's name and 8 digits of the SHA-256 of its checksums."""
     return f"{name}-{_digest(folder / SUMS)[:8]}"
 
 

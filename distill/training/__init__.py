@@ -1,1 +1,1 @@
-"""TODO."""
+"""The trainer: objective, teacher outputs, optimiser, distribution strategies, validation and checkpoints."""

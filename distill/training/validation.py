@@ -1,8 +1,9 @@
-"""Loss and WER of a sample of the validation labels while training."""
+"""Validation during training: loss and WER of a sample of the validation labels."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from accelerate import Accelerator
@@ -19,51 +20,77 @@ from recipes.schema.teacher_section import TeacherSection
 
 
 @dataclass(frozen=True)
-class Validation:
-    """The sample, and how it is scored: against the references where there are some, else against the labels."""
+class ValidationScores:
+    """Scores of the student on the validation sample after a training step."""
+
+    step: int
+    wer: float
+    """Word error rate, %."""
+    loss: float
+    """Mean loss per predicted token."""
+
+    def rank(self, select: Literal["wer", "loss"]) -> tuple[float, float]:
+        """Return a key to compare students by, smaller is better: the score `select`, then the other one."""
+        return (self.wer, self.loss) if select == "wer" else (self.loss, self.wer)
+
+
+@dataclass(frozen=True)
+class Validator:
+    """Scores a student on a sample of the validation labels.
+
+    The WER is measured against the corpus's reference where an utterance has one, else against its label.
+    """
 
     labels: Sequence[Label]
-    collate: Collator
-    folder: Path
-    """Of the student's tokenizer."""
+    """The sample."""
+    collator: Collator
+    student_folder: Path
+    """Model folder with the student's tokenizer."""
     teacher: TeacherSection
+    """Language and task."""
 
     @classmethod
     def sample(
-        cls, labels: Sequence[Label], most: int, collate: Collator, folder: Path, teacher: TeacherSection
-    ) -> "Validation":
-        """At most so many labels, of all lengths: label sets stand longest first."""
-        every = max(1, -(-len(labels) // most))
-        return cls(labels[::every], collate, folder, teacher)
+        cls, labels: Sequence[Label], limit: int, collator: Collator, student_folder: Path, teacher: TeacherSection
+    ) -> "Validator":
+        """Return a validator of at most `limit` labels, evenly spaced.
+
+        Label sets are sorted by length, longest first, so the sample has labels of all lengths.
+        """
+        every = max(1, -(-len(labels) // limit))
+        return cls(labels[::every], collator, student_folder, teacher)
 
     @torch.no_grad()
-    def __call__(
+    def score(
         self,
         objective: DistillationObjective,
         student: WhisperForConditionalGeneration,
         accelerator: Accelerator,
+        *,
+        step: int,
         batch_size: int,
-    ) -> dict[str, float]:
-        """Mean loss a token and WER in percent; each process scores its share, all return the same."""
+    ) -> ValidationScores:
+        """Score `student` after `step`; each process computes its share, and all return the same scores."""
         transcriber = Transcriber(
-            TorchRuntime(student, accelerator.device), self.folder, self.teacher.language, self.teacher.task
+            TorchRuntime(student, accelerator.device), self.student_folder, self.teacher.language, self.teacher.task
         )
-        normalize = normalizer("basic", self.folder)
-        mine = self.labels[accelerator.process_index :: accelerator.num_processes]
+        normalize = normalizer("basic", self.student_folder)
+        share = self.labels[accelerator.process_index :: accelerator.num_processes]
         losses: list[tuple[float, int]] = []
-        pairs: list[tuple[str, str]] = []
-        objective = objective.of(student).eval()
-        for batch in validation_batches(mine, self.collate, batch_size=batch_size):
+        texts: list[tuple[str, str]] = []
+        objective = objective.for_student(student).eval()
+        for batch in validation_batches(share, self.collator, batch_size=batch_size):
             losses.append(self._loss(objective, batch, accelerator))
             mel_BFT = objective.log_mel(batch.samples_BN.to(accelerator.device)).cpu().numpy()
-            texts = [transcript.text for transcript in transcriber.decode(mel_BFT)]
-            pairs += zip(batch.ids, texts, strict=True)
-        losses, said = gather_object(losses), dict(gather_object(pairs))
+            transcripts = transcriber.decode(mel_BFT)
+            texts += [(name, transcript.text) for name, transcript in zip(batch.ids, transcripts, strict=True)]
+        losses, text_by_id = gather_object(losses), dict(gather_object(texts))
         references = [normalize(label.reference or label.text) for label in self.labels]
-        wer = error_rate(references, [normalize(said[label.id]) for label in self.labels])
-        return {"wer": wer, "loss": sum(loss for loss, _ in losses) / sum(tokens for _, tokens in losses)}
+        wer = error_rate(references, [normalize(text_by_id[label.id]) for label in self.labels])
+        return ValidationScores(step, wer, sum(loss for loss, _ in losses) / sum(tokens for _, tokens in losses))
 
     def _loss(self, objective: DistillationObjective, batch: Batch, accelerator: Accelerator) -> tuple[float, int]:
+        """Return a batch's summed loss and its number of predicted tokens."""
         with accelerator.autocast():
             sums = objective(batch.to(accelerator.device))
         return float(sums[0]), int(batch.predicted.sum())

@@ -1,4 +1,4 @@
-"""Folders of audio with a metadata file, as `datasets` reads them."""
+"""Folders of audio with a metadata file, in the `audiofolder` layout of the Hugging Face `datasets` library."""
 
 import csv
 import json
@@ -10,7 +10,11 @@ from recipes.core.errors import UserError
 
 
 def read_metadata(folder: Path, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """File name and row of metadata.jsonl or metadata.csv; UserError, naming the recipe's key, for what is amiss."""
+    """Yield the file name and all columns of each row of `metadata.jsonl`, or of `metadata.csv` where that is missing.
+
+    `key` is the dotted recipe key that names the folder; error messages quote it. Raises UserError if neither file
+    exists, a line is not JSON, or a row has no `file_name`.
+    """
     for name in ("metadata.jsonl", "metadata.csv"):
         if (file := folder / name).is_file():
             break
@@ -33,4 +37,6 @@ def _json_lines(file: Path, lines: Iterable[str]) -> Iterator[Any]:
             try:
                 yield json.loads(line)
             except json.JSONDecodeError as error:
-                raise UserError(f"{file} line {number}: expected a JSON object, found {line.strip()!r:.60}") from error
+                raise UserError(
+                    f"{file} line {number}: expected a JSON object, found {line.strip()!r:.60}; correct the line"
+                ) from error

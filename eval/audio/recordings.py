@@ -1,10 +1,12 @@
-"""Audio to the 16 kHz mono float32 samples that every model here takes.
+"""Read audio files of any rate and format as 16 kHz mono float32 samples.
 
-A recording is named by a reference: a path, with a fragment where it is part of a file.
+The project names a recording by a reference: a path, with a fragment if it is only a part of a file.
 
     speech/a.flac                            the whole file
     lectures/monday.opus#t=61.44,88.032      from 61.44 s to 88.032 s (W3C Media Fragments, section 4.2.1)
     audio/radio-00000.tar#bytes=512,90210    an audio file of 90,210 bytes inside a tar, at byte 512
+
+N samples, C channels.
 """
 
 import io
@@ -20,79 +22,83 @@ import soundfile
 import soxr
 
 SAMPLE_RATE = 16_000
-"""Hz, of Whisper's feature extractor."""
+"""Sampling rate of Whisper's feature extractor, Hz."""
 
 AUDIO_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au", ".caf", ".w64", ".rf64"})
-"""File names that count as audio in a bare folder; libsndfile reads them all."""
+"""Suffixes of the files that count as audio when a folder is searched; libsndfile reads all of them."""
 
 _FRAGMENT = re.compile(r"#(?:bytes=(\d+),(\d+))?&?(?:t=([\d.]+),([\d.]+))?$")
-_BLOCK_SECONDS = 60
 
 
 class AudioError(Exception):
-    """Audio that cannot be used; the message is the reason alone, without the path."""
+    """Audio that cannot be used. The message is the reason only, without the path."""
 
 
 @dataclass(frozen=True)
 class AudioReference:
-    """A recording: a file, perhaps inside a tar, perhaps a part of it in seconds."""
+    """A recording: a file on disk or in a tar, or a time range of one. `str()` gives the form that `parse` reads."""
 
     path: Path
-    bytes: tuple[int, int] | None = None
-    """First byte and count, inside a tar."""
-    seconds: tuple[float, float] | None = None
-    """Start and end."""
+    byte_range: tuple[int, int] | None = None
+    """Offset and length in bytes of an audio file inside a tar; None if `path` is the audio file itself."""
+    time_range: tuple[float, float] | None = None
+    """Start and end in seconds; None for the whole recording."""
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """The reference written as in this module's head; any other `#` belongs to the path."""
-        found = _FRAGMENT.search(text)
-        if found is None or not any(found.groups()):
+        """Read a reference in the form that the module's docstring shows; any other `#` belongs to the path."""
+        match = _FRAGMENT.search(text)
+        if match is None or not any(match.groups()):
             return cls(Path(text))
-        offset, count, start, end = found.groups()
+        offset, length, start, end = match.groups()
         return cls(
-            Path(text[: found.start()]), (int(offset), int(count)) if offset else None,
+            Path(text[: match.start()]), (int(offset), int(length)) if offset else None,
             (float(start), float(end)) if start else None,
         )  # fmt: skip
 
     def __str__(self) -> str:
-        parts = [f"bytes={self.bytes[0]},{self.bytes[1]}"] if self.bytes else []
-        parts += [f"t={format_seconds(self.seconds[0])},{format_seconds(self.seconds[1])}"] if self.seconds else []
+        parts = []
+        if self.byte_range:
+            parts.append(f"bytes={self.byte_range[0]},{self.byte_range[1]}")
+        if self.time_range:
+            parts.append(f"t={format_seconds(self.time_range[0])},{format_seconds(self.time_range[1])}")
         return f"{self.path}#{'&'.join(parts)}" if parts else str(self.path)
 
 
 def format_seconds(seconds: float) -> str:
-    """Seconds to the microsecond, less than a sample at any rate, without trailing zeros."""
+    """Format seconds without trailing zeros, to the microsecond: finer than a sample at any audio rate."""
     return f"{seconds:.6f}".rstrip("0").rstrip(".")
 
 
 def read_audio(audio: str | Path | Sequence[str]) -> np.ndarray:
-    """Samples [N] at 16 kHz, mono float32, of a reference, or of several one after the other.
+    """Read the recording of a reference, or of several references concatenated.
 
-    Raises AudioError with the reason: unreadable, empty, truncated, or with values that are not numbers.
+    Returns mono float32 samples [N] at 16 kHz. Raises AudioError if the audio is missing, unreadable, empty, truncated
+    or has samples that are not finite.
     """
     if isinstance(audio, str | Path):
         return np.concatenate(list(read_blocks(AudioReference.parse(str(audio)))))
     return np.concatenate([read_audio(part) for part in audio])
 
 
-def read_blocks(reference: AudioReference, seconds: int | None = None) -> Iterator[np.ndarray]:
-    """The same samples in blocks of so many seconds, or at once; an hour of audio never stands in memory whole."""
+def read_blocks(reference: AudioReference, block_seconds: int | None = None) -> Iterator[np.ndarray]:
+    """Yield the samples that `read_audio` returns in blocks, so that an hour of audio is never in memory as a whole.
+
+    Each block is read from `block_seconds` of the file; None yields one block. Raises AudioError as `read_audio` does.
+    """
     with _open(reference) as file:
         rate = file.samplerate
-        start, stop = (round(second * rate) for second in reference.seconds or (0, file.frames / rate))
+        start, stop = (round(second * rate) for second in reference.time_range or (0, file.frames / rate))
         resampler = soxr.ResampleStream(rate, SAMPLE_RATE, 1) if rate != SAMPLE_RATE else None
         file.seek(start)
         left = stop - start
         if left <= 0:
             raise AudioError("no samples")
         while left > 0:
-            wanted = min(left, rate * seconds) if seconds else left
+            wanted = min(left, rate * block_seconds) if block_seconds else left
             block_NC = file.read(wanted, dtype="float32", always_2d=True)
             if len(block_NC) < wanted:
-                raise AudioError(
-                    f"truncated: {stop - left + len(block_NC) - start} of {stop - start} samples are there"
-                )
+                raise AudioError(f"truncated: found {stop - left + len(block_NC) - start} of {stop - start} samples")
             if not np.isfinite(block_NC).all():
                 raise AudioError("samples that are not numbers (NaN or infinite)")
             left -= wanted
@@ -101,9 +107,9 @@ def read_blocks(reference: AudioReference, seconds: int | None = None) -> Iterat
 
 
 def duration_of(reference: AudioReference) -> float:
-    """Length in seconds, from the file's head. Raises AudioError as `read_audio`."""
-    if reference.seconds:
-        return reference.seconds[1] - reference.seconds[0]
+    """Return the length in seconds from the reference or the file's header. Raises AudioError as `read_audio` does."""
+    if reference.time_range:
+        return reference.time_range[1] - reference.time_range[0]
     with _open(reference) as file:
         return file.frames / file.samplerate
 
@@ -112,18 +118,19 @@ def duration_of(reference: AudioReference) -> float:
 def _open(reference: AudioReference) -> Iterator[soundfile.SoundFile]:
     path = reference.path
     try:
-        if reference.bytes is not None:
+        if reference.byte_range is not None:
+            offset, length = reference.byte_range
             with path.open("rb") as tar:
-                tar.seek(reference.bytes[0])
-                source: Path | io.BytesIO = io.BytesIO(tar.read(reference.bytes[1]))
+                tar.seek(offset)
+                source: Path | io.BytesIO = io.BytesIO(tar.read(length))
         else:
             source = path
         with soundfile.SoundFile(source) as file:
-            # libsndfile trusts the shorter of a WAV's head and its file, and notes the difference in its log. A piped
-            # WAV declares 2^31 - 1 or more, since its writer could not know.
-            short = re.search(r"data : (\d+) \(should be (\d+)\)", file.extra_info)
-            if short and int(short[2]) < int(short[1]) < 2**31 - 1:
-                raise AudioError(f"truncated: {short[2]} of {short[1]} bytes are there")
+            # If a WAV's header and its file disagree on the length, libsndfile takes the shorter one and only notes it
+            # in its log. A WAV written to a pipe declares 2^31 - 1 or more, since its writer could not know the length.
+            mismatch = re.search(r"data : (\d+) \(should be (\d+)\)", file.extra_info)
+            if mismatch and int(mismatch[2]) < int(mismatch[1]) < 2**31 - 1:
+                raise AudioError(f"truncated: found {mismatch[2]} of {mismatch[1]} bytes")
             yield file
     except FileNotFoundError as error:
         raise AudioError("no such file") from error
@@ -132,13 +139,13 @@ def _open(reference: AudioReference) -> Iterator[soundfile.SoundFile]:
     except (soundfile.LibsndfileError, OSError, RuntimeError) as error:
         if not path.exists():
             raise AudioError("no such file") from error
-        if not _readable(path):
+        if not _is_readable(path):
             raise AudioError("no permission to read") from error
-        reason = "empty file" if path.stat().st_size == 0 else f"unreadable: {_reason(error)}"
+        reason = "empty file" if path.stat().st_size == 0 else f"unreadable: {_libsndfile_reason(error)}"
         raise AudioError(reason) from error
 
 
-def _readable(path: Path) -> bool:
+def _is_readable(path: Path) -> bool:
     try:
         with path.open("rb"):
             return True
@@ -146,5 +153,5 @@ def _readable(path: Path) -> bool:
         return False
 
 
-def _reason(error: Exception) -> str:
+def _libsndfile_reason(error: Exception) -> str:
     return str(getattr(error, "error_string", error)).strip().rstrip(".") or type(error).__name__

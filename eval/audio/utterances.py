@@ -1,4 +1,4 @@
-"""The corpus table that every later stage reads."""
+"""The table of utterances, `corpus/utterances.parquet`: written by the corpus stage, read by all later stages."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,32 +9,33 @@ import pyarrow.parquet as pq
 
 @dataclass(frozen=True)
 class Utterance:
-    """One row of corpus/utterances.parquet."""
+    """One row of the table: a clip of audio with what its source says about it."""
 
     id: str
-    """`SOURCE/SPLIT/file name`, with `#t=start,end` for a part of a long recording; of its first part where packed."""
+    """`SOURCE/SPLIT/file name`; a part of a long recording adds `#t=start,end`. A packed utterance takes the id of its
+    first part."""
     source: str
-    """The source's name: each has its own test set."""
+    """Name of the source. Each source has its own test set."""
     split: str
-    """train, validation or test."""
+    """`train`, `validation` or `test`."""
     audio: list[str]
-    """References to the audio (`eval.audio`), one after the other; more than one where packed."""
+    """References to the audio (see `eval.audio.recordings`), to be concatenated; more than one in packed utterances."""
     seconds: float
     text: str | None
-    """Reference transcript, where the source has one."""
+    """Reference transcript; None if the source has none."""
     speaker: str | None
     language: str | None
-    """Language code, where the source gives one."""
+    """Language code; None if the source gives none."""
     parts: list[str]
-    """Ids of what was packed here, in order; the utterance's own where nothing was."""
+    """Ids of the utterances packed into this one, in order; only its own id if it is not packed."""
     part_seconds: list[float]
-    """Length of each part: part i starts at the sum of those before it."""
+    """Length of each part in seconds. Part i starts at the sum of the lengths before it."""
     sha256: str
-    """Of the decoded 16 kHz mono float32 samples."""
+    """Hash of the decoded samples (16 kHz, mono, float32)."""
 
     @staticmethod
     def schema() -> pa.Schema:
-        """The Parquet schema."""
+        """Return the Parquet schema of the table."""
         text, seconds = pa.string(), pa.float64()
         return pa.schema(
             [("id", text), ("source", text), ("split", text), ("audio", pa.list_(text)), ("seconds", seconds),
@@ -44,6 +45,6 @@ class Utterance:
 
 
 def read_utterances(corpus: Path, *splits: str) -> list[Utterance]:
-    """The utterances of these splits from a finished corpus stage, in corpus order."""
+    """Return the utterances of the given splits from the folder of a finished corpus stage, in the table's order."""
     rows = pq.read_table(corpus / "utterances.parquet").to_pylist()
     return [Utterance(**row) for row in rows if row["split"] in splits]

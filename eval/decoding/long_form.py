@@ -1,8 +1,9 @@
-"""Recordings longer than the model's window, in two ways, over any runtime. Numpy only.
+"""Transcribe recordings that are longer than the model's window, in one of two modes, with any runtime. Numpy only.
 
-`sequential` is Whisper's own way (Radford et al. 2022, section 3.8): read a window, go on from the last timestamp that
-closes a segment. `chunked` reads windows that overlap by a third and joins their texts where most words agree
-(transformers' automatic-speech-recognition pipeline); the windows do not depend on each other and go in batches.
+`sequential` is Whisper's own algorithm (Radford et al. 2022, section 3.8): transcribe a window with timestamps, then
+start the next window where the last complete segment ends. `chunked` transcribes windows that overlap by a third and
+joins neighbouring texts where most of their words agree, as transformers' automatic-speech-recognition pipeline does.
+Its windows do not depend on each other, so they can be decoded in batches.
 """
 
 import re
@@ -21,74 +22,96 @@ from eval.decoding.transcriber import Transcriber
 Mode = Literal["sequential", "chunked"]
 
 OVERLAP = 1 / 3
-"""Share of a window that the next one reads again: a sixth at either end, as in transformers' pipeline."""
-NO_SPEECH, GUESS = 0.6, -1.0
-"""A window is left out where silence is likelier than the first and the text's mean log-probability is below the
-second (Whisper's own limits)."""
-LOOP = 4
-"""A text that says something more often in a row is not passed on as what came before: the loop would go on."""
+"""Share of a window that overlaps with the next one: a sixth at either end, as in transformers' pipeline."""
+NO_SPEECH_THRESHOLD, LOGPROB_THRESHOLD = 0.6, -1.0
+"""A window counts as silent, and its text is dropped, if the probability of no speech is above the first and the mean
+log-probability of its text below the second (Whisper's own thresholds)."""
+MAX_REPEATS = 4
+"""A text that repeats something more often in a row is not passed on as previous text, which would prolong the loop."""
 
 
 @dataclass(frozen=True)
 class LongTranscript:
-    """What was said in a recording."""
+    """The transcript of a recording."""
 
     text: str
     cues: list[Cue]
-    """Segments with their times in s; none from `chunked`."""
+    """Segments with their times in the recording; empty in mode `chunked`."""
     windows: list[tuple[int, int]]
-    """First and last sample + 1 of what was read, in order."""
+    """Start and end sample of every transcribed span, in order."""
     tokens: list[list[int]] = field(default_factory=list)
-    """Kept of each window, timestamps among them; none from `chunked`."""
+    """Tokens of every window that were kept, timestamps included; empty in mode `chunked`."""
 
 
 def transcribe_long(
     transcriber: Transcriber, samples: np.ndarray, mode: Mode, *, batch_size: int = 1, carry: bool = False,
     previous: str = "", max_tokens: int | None = None,
 ) -> LongTranscript:  # fmt: skip
-    """Samples [N] at 16 kHz of any length to text. `carry` and `previous`: see `sequential`."""
+    """Transcribe samples [N] at 16 kHz of any length.
+
+    Args:
+        transcriber: Model and settings.
+        samples: The recording.
+        mode: `sequential` or `chunked`; see the module.
+        batch_size: Number of windows per batch in mode `chunked`.
+        carry: In mode `sequential`, pass the text so far to each window as previous text.
+        previous: Text that came before the recording, or words to expect; passed to every window.
+        max_tokens: Maximum number of generated tokens per window; None for the model's own limit.
+    """
     if mode == "sequential":
-        return sequential(transcriber, samples, carry=carry, previous=previous, max_tokens=max_tokens)
-    return chunked(transcriber, samples, batch_size=batch_size, previous=previous, max_tokens=max_tokens)
+        return transcribe_sequentially(transcriber, samples, carry=carry, previous=previous, max_tokens=max_tokens)
+    return transcribe_in_chunks(transcriber, samples, batch_size=batch_size, previous=previous, max_tokens=max_tokens)
 
 
-def sequential(
+def transcribe_sequentially(
     transcriber: Transcriber, samples: np.ndarray, *, carry: bool = False, previous: str = "",
     max_tokens: int | None = None,
 ) -> LongTranscript:  # fmt: skip
-    """Window after window by the model's timestamps; with `carry` each is told the text before it.
+    """Transcribe window after window, each from the end of the last complete segment. Arguments as `transcribe_long`.
 
-    A model that never writes two timestamps in a row is read window by window.
+    With a model that never generates two timestamps in a row, the windows follow each other without overlap.
     """
     form = transcriber.format
     cues: list[Cue] = []
-    windows, kept = [], list[list[int]]()
-    start, before = 0, previous
+    windows, tokens_by_window = [], list[list[int]]()
+    start, context = 0, previous
     while start < len(samples):
         clip = samples[start : start + form.window_samples]
         mel_BFT = transcriber.features([clip])
-        (said,) = transcriber.decode(mel_BFT, scores=True, timestamps=True, previous=before, max_tokens=max_tokens)
-        tokens, end = complete_segments(said.tokens, form.timestamp_begin, form.end)
-        read = len(clip) if end is None else min(len(clip), round(end * SAMPLE_RATE))
-        kept.append([])
-        if not (said.mean_logprob < GUESS and transcriber.listen(mel_BFT)[0][1] > NO_SPEECH):
-            kept[-1] = tokens
+        (transcript,) = transcriber.decode(
+            mel_BFT, scores=True, timestamps=True, previous=context, max_tokens=max_tokens
+        )
+        tokens, resume_at = complete_segments(transcript.tokens, form.timestamp_begin, form.end)
+        length = len(clip) if resume_at is None else min(len(clip), round(resume_at * SAMPLE_RATE))
+        if _is_silent(transcriber, mel_BFT, transcript.mean_logprob):
+            tokens = []
+        else:
             offset = start / SAMPLE_RATE
-            found = transcriber.segments(replace(said, tokens=tokens), read / SAMPLE_RATE)
-            cues += [(round(offset + first, 2), round(offset + last, 2), text) for first, last, text in found if text]
+            segments = transcriber.segments(replace(transcript, tokens=tokens), length / SAMPLE_RATE)
+            cues += [
+                (round(offset + first, 2), round(offset + last, 2), text) for first, last, text in segments if text
+            ]
             if carry:
-                text = " ".join(text for _, _, text in found)
-                before = "" if count_repeats(text.split()) > LOOP else f"{before} {text}".strip()
-        windows.append((start, start + read))
-        start += read
-    return LongTranscript(" ".join(text for _, _, text in cues), cues, windows, kept)
+                text = " ".join(text for _, _, text in segments)
+                context = "" if count_repeats(text.split()) > MAX_REPEATS else f"{context} {text}".strip()
+        tokens_by_window.append(tokens)
+        windows.append((start, start + length))
+        start += length
+    return LongTranscript(" ".join(text for _, _, text in cues), cues, windows, tokens_by_window)
 
 
-def chunked(
+def _is_silent(transcriber: Transcriber, mel_BFT: np.ndarray, mean_logprob: float) -> bool:
+    return (
+        mean_logprob < LOGPROB_THRESHOLD
+        and transcriber.detect_language(mel_BFT)[0].no_speech_prob > NO_SPEECH_THRESHOLD
+    )
+
+
+def transcribe_in_chunks(
     transcriber: Transcriber, samples: np.ndarray, *, batch_size: int = 1, previous: str = "",
     max_tokens: int | None = None,
 ) -> LongTranscript:  # fmt: skip
-    """Overlapping windows, so many at a time."""
+    """Transcribe overlapping windows in batches and join their texts. Arguments as `transcribe_long`."""
     window = transcriber.format.window_samples
     overlap = round(window * OVERLAP)
     starts = range(0, max(1, len(samples) - overlap), window - overlap)
@@ -97,36 +120,41 @@ def chunked(
     texts: list[str] = []
     for first in range(0, len(windows), batch_size):
         clips = [samples[start:end] for start, end in windows[first : first + batch_size]]
-        texts += [said.text for said in transcriber.transcribe(clips, **options)]
+        texts += [transcript.text for transcript in transcriber.transcribe(clips, **options)]
     return LongTranscript(merge_windows(texts), [], windows)
 
 
 def merge_windows(texts: Sequence[str], overlap: float = OVERLAP) -> str:
-    """The texts of windows that overlap by that share, as one."""
-    done, left = list[str](), words_or_characters(texts[0]) if texts else []
+    """Join the texts of windows in which neighbours overlap by the share `overlap`."""
+    finished, left = list[str](), words_or_characters(texts[0]) if texts else []
     for text in texts[1:]:
         right = words_or_characters(text)
         shared = overlap * (len(left) + len(right)) / 2
-        cut_left, cut_right = find_seam([_key(unit) for unit in left], [_key(unit) for unit in right], shared)
-        done += left[:cut_left]
+        cut_left, cut_right = find_seam(
+            [_match_key(unit) for unit in left], [_match_key(unit) for unit in right], shared
+        )
+        finished += left[:cut_left]
         left = right[cut_right:]
-    return "".join(done + left).strip()
+    return "".join(finished + left).strip()
 
 
 def find_seam(left: Sequence[str], right: Sequence[str], shared: float) -> tuple[int, int]:
-    """How many words to keep of the left text, and from which word on to take the right one.
+    """Find where to join two overlapping texts, given as words.
 
-    The right text's head is laid over the left one's tail by up to twice the words that they are expected to share;
-    where the largest share of them agrees, both are cut in the middle. Without two that agree nothing is cut: a word
-    may then stand twice, but none is lost. Of two places that agree as well, transformers'
-    `_find_longest_common_sequence` takes the longer; here it is the one nearer the expected, so that digits said over
-    and over are not laid over one another from end to end.
+    The head of the right text is aligned with the tail of the left one, over every length up to twice the expected
+    number `shared` of common words. At the length with the largest share of equal words, both texts are cut in the
+    middle of the alignment. If no alignment has two equal words, nothing is cut: a word may then appear twice, but none
+    is lost. Among equally good alignments, transformers' `_find_longest_common_sequence` takes the longest; this
+    function takes the one closest to `shared`, so that a repeated digit does not make it align the texts over their
+    full length.
+
+    Returns the number of words to keep of the left text, and the index of the first word to take from the right one.
     """
     best, cut = (0.0, 0.0), (len(left), 0)
     for size in range(1, min(round(2 * shared), len(left) + len(right) - 1) + 1):
         first, last = max(0, len(left) - size), min(len(left), len(left) + len(right) - size)
         start, stop = max(0, size - len(left)), min(len(right), size)
-        equal = sum(one == other for one, other in zip(left[first:last], right[start:stop], strict=True))
+        equal = sum(mine == theirs for mine, theirs in zip(left[first:last], right[start:stop], strict=True))
         if equal > 1 and (agreement := (equal / size, -abs(size - shared))) > best:
             best, cut = agreement, ((first + last) // 2, (start + stop) // 2)
     return cut
@@ -137,10 +165,10 @@ _UNIT = re.compile(rf"\s*(?:[{_UNSPACED}]|[^\s{_UNSPACED}]+)")
 
 
 def words_or_characters(text: str) -> list[str]:
-    """Words with the space before them; in scripts written without spaces, characters."""
+    """Split a text into words, each with the space before it; scripts without spaces are split into characters."""
     return _UNIT.findall(text if re.match(f"[{_UNSPACED}]", text) else f" {text}")
 
 
-def _key(unit: str) -> str:
-    """What two readings of one word have in common: no case, no punctuation."""
+def _match_key(unit: str) -> str:
+    """Return the word without case and punctuation, in which two transcripts of the same audio often differ."""
     return re.sub(r"[^\w]", "", unit.casefold()) or unit.strip()

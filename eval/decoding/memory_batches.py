@@ -1,8 +1,12 @@
-"""Batches that fit a memory cap: their size is found by measuring, and lowered when the cap was hit all the same.
+"""Transcribe files in batches that fit a memory cap, in a worker process that can be replaced.
 
-The work is done by a process of its own, so that whatever ends it for want of memory (the cap's watch, the system, an
-abort inside a library) ends neither the command nor what was already said. It begins with one clip and doubles while
-what a clip has taken so far leaves room.
+A worker process does the work, so that running out of memory ends neither the command nor the results so far, whether
+the worker is killed by the cap or the system, or aborted by a library. It starts with a batch of one clip and doubles
+the size while the measured memory per clip leaves room. If the cap is exceeded all the same, a new worker continues
+with at most half the batch size.
+
+The worker writes one JSON object per line to stdout: `{"batch": size}` before each batch, then `{"row": ...}` for each
+of its files, or `{"out_of_memory": message}` as its last line.
 """
 
 import json
@@ -15,109 +19,128 @@ from typing import Any
 
 import numpy as np
 import psutil
-from tqdm import tqdm
 
 from eval.audio.recordings import AudioError, read_audio
+from eval.decoding.file_results import FileResult, FileTranscript, UnreadableFile
 from eval.runtimes.process_memory import memory_cap, out_of_memory, peak_rss_mb
 from recipes.core.errors import UserError
+from recipes.core.logs import log
 from recipes.core.machine import end_with_parent
 
-LARGEST = 64
-"""Clips; a CPU gains nothing beyond."""
-_SHARE = 0.9
-"""Of the cap that a batch is planned to fill: its texts may be longer than those measured."""
-_SIGNALS = (-9, -6)
-"""How a process ends for want of memory: killed by the system or the watch, or aborted by a library."""
-
-Row = dict[str, Any]
-"""What is said of one file, or its `error`."""
+MAX_BATCH = 64
+"""Maximum number of clips in a batch; a CPU gains nothing from more."""
+_PLANNED_SHARE = 0.9
+"""Share of the cap that a batch is planned to fill, since its texts may be longer than those measured so far."""
+_OUT_OF_MEMORY_EXITS = (-9, -6)
+"""Exit codes of a process that ran out of memory: killed by the system or the cap, or aborted by a library."""
 
 
 @dataclass
 class BatchSize:
-    """The size of the next batch, by what the batches before it took."""
+    """Plans the size of the next batch from the memory that the batches so far have taken."""
 
     cap_mb: float
     floor_mb: float
-    """Resident before the first batch, the model loaded."""
-    most: int
+    """Resident memory before the first batch, with the model loaded."""
+    limit: int
+    """Maximum size."""
     size: int = 1
+    """Number of clips in the next batch."""
 
-    def after(self, batch: int, peak_mb: float) -> None:
-        """A batch of so many clips is done, and memory has peaked so high: at most twice as many may follow."""
-        # At least 1 MB: of memory taken from what was free already, nothing shows.
-        each_mb = max(1.0, (peak_mb - self.floor_mb) / batch)
-        fits = int((_SHARE * self.cap_mb - self.floor_mb) / each_mb)
-        self.size = max(1, min(fits, 2 * batch, self.most))
+    def update(self, batch: int, peak_mb: float) -> None:
+        """Set the next size, at most twice `batch`, after a batch of that size with memory peaking at `peak_mb`."""
+        # At least 1 MB per clip: a batch that reused free memory does not raise the peak.
+        per_clip_mb = max(1.0, (peak_mb - self.floor_mb) / batch)
+        fits = int((_PLANNED_SHARE * self.cap_mb - self.floor_mb) / per_clip_mb)
+        self.size = max(1, min(fits, 2 * batch, self.limit))
 
 
 def run_worker(
-    audio: Sequence[Path], cap_mb: float, start: int, most: int, transcribe: Callable[[list[np.ndarray]], list[Row]]
-) -> None:
-    """In the working process: files from `start` on, a JSON line for each batch begun and each file done."""
+    files: Sequence[Path], cap_mb: float, start: int, limit: int,
+    transcribe: Callable[[list[np.ndarray]], list[FileTranscript]],
+) -> None:  # fmt: skip
+    """Transcribe the files from index `start` on and write the results to stdout; this runs in the worker process.
+
+    Args:
+        files: All audio files of the command.
+        cap_mb: The memory cap in MB (10^6 bytes), to plan batches with; the parent process enforces it.
+        start: Index of the first file to transcribe.
+        limit: Maximum batch size.
+        transcribe: Transcribes clips [N] at 16 kHz as one batch.
+    """
     end_with_parent()
-    size = BatchSize(cap_mb, psutil.Process().memory_info().rss / 1e6, most)
-    while start < len(audio):
-        files = audio[start : start + size.size]
-        _say({"batch": len(files)})
-        rows: list[Row] = []
+    size = BatchSize(cap_mb, psutil.Process().memory_info().rss / 1e6, limit)
+    while start < len(files):
+        batch = files[start : start + size.size]
+        _write_line({"batch": len(batch)})
         clips: dict[int, np.ndarray] = {}
-        for index, file in enumerate(files):
+        results: dict[int, FileResult] = {}
+        for index, file in enumerate(batch):
             try:
                 clips[index] = read_audio(file)
-                rows.append({})
             except AudioError as error:
-                rows.append({"error": str(error)})
+                results[index] = UnreadableFile(str(error))
         try:
-            said = transcribe(list(clips.values()))
+            results |= zip(clips, transcribe(list(clips.values())), strict=True)
         except Exception as error:
             if not out_of_memory(error):
                 raise
-            _say({"out_of_memory": str(error)})
+            _write_line({"out_of_memory": str(error)})
             sys.exit(1)
-        for index, row in zip(clips, said, strict=True):
-            rows[index] = row
-        for row in rows:
-            _say({"row": row})
-        start += len(files)
-        size.after(len(files), peak_rss_mb())
+        for index in range(len(batch)):
+            _write_line({"row": _to_row(results[index])})
+        start += len(batch)
+        size.update(len(batch), peak_rss_mb())
 
 
-def _say(value: dict[str, Any]) -> None:
+def _to_row(result: FileResult) -> dict[str, Any]:
+    return {"error": result.reason} if isinstance(result, UnreadableFile) else result.to_json()
+
+
+def _from_row(row: dict[str, Any]) -> FileResult:
+    return UnreadableFile(row["error"]) if "error" in row else FileTranscript.from_json(row)
+
+
+def _write_line(value: dict[str, Any]) -> None:
     print(json.dumps(value, ensure_ascii=False), flush=True)
 
 
-def transcribe_within_memory(command: Sequence[str], files: int, memory_mb: float) -> Iterator[Row]:
-    """A row for each file, in order, of a working process kept below the cap.
+def transcribe_within_memory(command: Sequence[str], files: int, memory_mb: float) -> Iterator[FileResult]:
+    """Yield the result of each file, in order, from worker processes that are killed above a memory cap.
 
-    `command` is given where to start and the largest batch. Raises UserError where one clip is too much, and exits as
-    the process did where it failed otherwise.
+    Args:
+        command: Command line of the worker; the index of the first file and the maximum batch size are appended.
+        files: Number of files.
+        memory_mb: The cap on resident memory in MB (10^6 bytes).
+
+    Raises UserError if a single clip exceeds the cap, and SystemExit with the worker's status if it fails otherwise.
     """
-    done, most = 0, LARGEST
+    done, limit = 0, MAX_BATCH
     while done < files:
-        process = subprocess.Popen([*command, str(done), str(most)], stdout=subprocess.PIPE, text=True)
-        batch, short = 0, False
+        process = subprocess.Popen([*command, str(done), str(limit)], stdout=subprocess.PIPE, text=True)
+        batch, reported_out_of_memory = 0, False
         try:
             with memory_cap(process, memory_mb) as cap:
                 assert process.stdout is not None
                 for line in process.stdout:
-                    if not line.endswith("\n"):  # cut off by its end
+                    if not line.endswith("\n"):  # the process ended while writing it
                         break
-                    said = json.loads(line)
-                    batch, short = said.get("batch", batch), "out_of_memory" in said
-                    if "row" in said:
+                    message = json.loads(line)
+                    batch = message.get("batch", batch)
+                    reported_out_of_memory = "out_of_memory" in message
+                    if "row" in message:
                         done += 1
-                        yield said["row"]
+                        yield _from_row(message["row"])
                 code = process.wait()
         finally:
             process.kill()
             process.wait()
         if code == 0:
             continue
-        if not short and cap.reached_mb is None and code not in _SIGNALS:
+        if not reported_out_of_memory and cap.reached_mb is None and code not in _OUT_OF_MEMORY_EXITS:
             sys.exit(code)
         reached = f"{cap.reached_mb:.0f} MB" if cap.reached_mb is not None else "the machine's own limit"
         if batch <= 1:
             raise UserError(f"--memory-mb {memory_mb:g}: one clip takes more, the process ended at {reached}; raise it")
-        most = batch // 2
-        tqdm.write(f"out of memory with {batch} clips at {reached}, going on with {most}", file=sys.stderr)
+        limit = batch // 2
+        log.warning(f"out of memory with {batch} clips at {reached}, going on with {limit}")

@@ -1,23 +1,23 @@
-"""What is judged: the teacher, the student and each exported artefact, behind one face."""
+"""The systems that evaluation and benchmark compare: teacher, student and every exported artefact."""
 
-import json
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from safetensors import safe_open
+
 from eval.decoding.transcriber import Transcriber
 from eval.runtimes.registry import open_runtime, weight_files
-from recipes.core.model_folder import resolve_model_folder
-from recipes.engine.flow import student_folder
-from recipes.schema.recipe import Recipe
 
 
 @dataclass(frozen=True)
 class System:
-    """One row of every table."""
+    """A model with the runtime and precision that it runs in: one row of every results table."""
 
     name: str
     role: str
-    """teacher, student or export."""
+    """`teacher`, `student` or `export`."""
     runtime: str
     """One of `eval.runtimes.registry.RUNTIMES`."""
     precision: str
@@ -30,41 +30,44 @@ class System:
 
     @property
     def size_mb(self) -> float:
-        """Weight files on disk, in 10^6 bytes."""
+        """Size of the weight files on disk in MB (10^6 bytes)."""
         return sum(file.stat().st_size for file in self.files) / 1e6
 
     @property
     def parameters_m(self) -> float | None:
-        """Millions of parameters, from the safetensors header; None for exports."""
+        """Number of parameters in millions, from the safetensors headers; None for exports."""
         if self.runtime != "torch":
             return None
-        return sum(_parameters(file) for file in self.files) / 1e6
+        return sum(_count_parameters(file) for file in self.files) / 1e6
 
 
-def _parameters(file: Path) -> int:
-    with file.open("rb") as stream:
-        header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
-    total = 0
-    for name, tensor in header.items():
-        if name != "__metadata__" and name != "proj_out.weight":
-            count = 1
-            for size in tensor["shape"]:
-                count *= size
-            total += count
-    return total
+def _count_parameters(file: Path) -> int:
+    """Count the parameters of a safetensors file; the output projection is tied to the embedding and not counted."""
+    with safe_open(file, "np") as weights:
+        names = [name for name in weights.keys() if name != "proj_out.weight"]  # noqa: SIM118  # no mapping
+        return sum(math.prod(weights.get_slice(name).get_shape()) for name in names)
 
 
-def list_systems(recipe: Recipe) -> list[System]:
-    """Teacher and student in PyTorch fp32, then every export."""
-    exported = recipe.root / "export" / "model"
+def list_systems(teacher: Path, student: Path, export: Path, artefacts: Sequence[tuple[str, str, str]]) -> list[System]:
+    """Return the teacher and the student in PyTorch fp32, then every export, in the order of the results tables.
+
+    Args:
+        teacher: The teacher's model folder.
+        student: The model folder of the finished student.
+        export: The model folder that the export stage has written.
+        artefacts: Name, runtime and precision of each export, as `ExportSection.artefacts` lists them.
+    """
     return [
-        System("teacher-torch-fp32", "teacher", "torch", "fp32", resolve_model_folder(recipe.teacher.model)),
-        System("student-torch-fp32", "student", "torch", "fp32", student_folder(recipe)),
-        *(System(name, "export", runtime, precision, exported) for name, runtime, precision in recipe.export.artefacts),
+        System("teacher-torch-fp32", "teacher", "torch", "fp32", teacher),
+        System("student-torch-fp32", "student", "torch", "fp32", student),
+        *(System(name, "export", runtime, precision, export) for name, runtime, precision in artefacts),
     ]
 
 
 def open_transcriber(system: System, threads: int, language: str | None, task: str) -> Transcriber:
-    """A system ready to transcribe."""
+    """Load a system for transcription in a language (a code, or None for an English-only model) with `threads` threads.
+
+    `task` is `transcribe` or `translate`. Raises UserError as `open_runtime` does.
+    """
     runtime = open_runtime(system.runtime, system.folder, system.precision, threads)
     return Transcriber(runtime, system.folder, language, task)

@@ -1,11 +1,12 @@
 """Word times of a transcript, read from the decoder's cross-attention (openai/whisper, timing.py).
 
-A decoder that is about to write a token listens to where it is said, and some of its heads do so reliably. Their
-weights along the known text, normalised over its tokens and freed from single peaks by a median, make a picture of the
-text over time; the cheapest path through it gives each token its first position. A path leaves no gaps: pauses are
-taken out of words by loudness.
+Some of the decoder's heads attend, while a token is being predicted, to the audio in which it is spoken. For a known
+text, the weights of these heads are normalized over its tokens and smoothed by a median filter over time, which gives a
+score for every pair of token and encoder position. The path with the highest sum of scores assigns each token its first
+position. A path has no gaps, so pauses are attributed to words; they are removed from a word's time by loudness.
 
-H heads, L tokens read, N tokens of text and the end of text after them, S encoder positions of the clip.
+H heads, T audio frames, L tokens read, N tokens of text including the end of text, S encoder positions of the clip,
+D anti-diagonals of the token-position grid.
 """
 
 import unicodedata
@@ -14,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from transformers import WhisperForConditionalGeneration
 
 from eval.audio.recordings import SAMPLE_RATE
 from eval.decoding.long_form import words_or_characters
+from eval.decoding.timestamps import TimedWord
 from eval.decoding.transcriber import Transcriber
 from eval.runtimes.log_mel import HOP
 from eval.runtimes.model_format import JsonSettings
@@ -32,34 +34,38 @@ from recipes.core.errors import UserError
 from recipes.core.whisper_shape import POSITIONS_PER_SECOND
 
 Head = tuple[int, int]
-"""Decoder layer and head of its cross-attention."""
-SOUND_DB = -30.0
-"""Of the loudest 10 ms: a word begins and ends, within its time on the path, where it is first and last as loud."""
+"""A cross-attention head: decoder layer, and index of the head in it."""
+LOUDNESS_THRESHOLD_DB = -30.0
+"""Relative to the loudest 10 ms of a word's time on the path: the word starts and ends where it is first and last at
+least this loud."""
 
 
-@dataclass(frozen=True)
-class TimedWord:
-    """A word, with the punctuation that is written to it."""
+class WordSpan(NamedTuple):
+    """A word and the tokens that it consists of."""
 
     word: str
-    start: float
-    """s."""
-    end: float
+    first: int
+    """Index of its first token."""
+    stop: int
+    """Index after its last token."""
 
 
 @dataclass(frozen=True)
 class WordTimer:
-    """A model in PyTorch and the heads that its word times are read from."""
+    """Reads word times from a PyTorch model with the attention heads `heads`; create it with `from_folder`."""
 
     transcriber: Transcriber
     model: WhisperForConditionalGeneration
     heads: Sequence[Head]
 
     @classmethod
-    def of(cls, transcriber: Transcriber, folder: Path) -> Self:
-        """By the folder's `alignment_heads`; UserError for another runtime, and for a folder without any."""
+    def from_folder(cls, transcriber: Transcriber, folder: Path) -> Self:
+        """Use the heads that `alignment_heads` in the model folder's generation_config.json lists.
+
+        Raises UserError if the transcriber's runtime is not PyTorch, or the list is missing or out of range.
+        """
         if not isinstance(transcriber.runtime, TorchRuntime):
-            raise UserError("word times: need attention weights, which --runtime torch alone gives; take it")
+            raise UserError("word times: need attention weights, which only --runtime torch gives; take it")
         model = transcriber.runtime.model
         heads = JsonSettings.read(folder / "generation_config.json").get("alignment_heads")
         if not heads:
@@ -71,146 +77,157 @@ class WordTimer:
         if not all(layer < layers and head < count for layer, head in heads):
             raise UserError(
                 f"{folder}/generation_config.json: expected alignment_heads within {layers} decoder layers of {count} "
-                f"heads, found {heads}; choose them anew with `python -m distill.alignment_heads RECIPE {folder}`"
+                f"heads, found {heads}; choose them again with `python -m distill.alignment_heads RECIPE {folder}`"
             )
         return cls(transcriber, model, [(layer, head) for layer, head in heads])
 
     def words(self, samples: np.ndarray, tokens: Sequence[int], offset: float = 0.0) -> list[TimedWord]:
-        """Words and times of a clip [N] at 16 kHz of at most a window, whose text has these tokens.
+        """Return the words of a clip with their times in seconds, to 10 ms.
 
-        Times count from `offset` seconds before the clip.
+        Args:
+            samples: Samples [N] at 16 kHz, at most one window.
+            tokens: The tokens of the clip's transcript.
+            offset: Time of the clip's start, which is added to all times.
         """
         form = self.transcriber.format
         text = [token for token in tokens if token < form.end][: form.max_length - len(form.prompt)]
-        if not (groups := split_words(self.transcriber.tokenizer, text)):
+        if not (spans := split_words(self.transcriber.tokenizer, text)):
             return []
-        attention_HNS = read_attention(self.transcriber, self.model, samples, text, self.heads)
-        pictures_HNS = smooth_attention(attention_HNS, self.model.config.median_filter_width)
-        begin_N = token_starts(pictures_HNS.mean(axis=0, keepdims=True))[0] / POSITIONS_PER_SECOND
-        found = []
-        for word, first, stop in groups:
-            start, end = trim_silence(samples, float(begin_N[first]), float(begin_N[stop]))
-            found.append(TimedWord(word, round(offset + start, 2), round(offset + end, 2)))
-        return found
+        attention_HNS = cross_attention(self.transcriber, self.model, samples, text, self.heads)
+        score_HNS = smooth_attention(attention_HNS, self.model.config.median_filter_width)
+        start_N = token_starts(score_HNS.mean(axis=0, keepdims=True))[0] / POSITIONS_PER_SECOND
+        words = []
+        for word, first, stop in spans:
+            start, end = trim_silence(samples, float(start_N[first]), float(start_N[stop]))
+            words.append(TimedWord(word, round(offset + start, 2), round(offset + end, 2)))
+        return words
 
 
 def trim_silence(samples: np.ndarray, start: float, end: float) -> tuple[float, float]:
-    """A word's time in s without the pauses that the path gives it: a word's end is where the next token is written."""
+    """Return a word's start and end in seconds without the pauses that the path attributes to it.
+
+    On the path a word ends only where the next one starts. `samples` [N] at 16 kHz are those of the whole clip.
+    """
     last = len(samples) / SAMPLE_RATE
     start, end = min(start, last), min(end, last)
-    inside = samples[round(start * SAMPLE_RATE) : round(end * SAMPLE_RATE)]
-    first, stop = loud_range(inside) if len(inside) else (0.0, 0.0)
+    word_samples = samples[round(start * SAMPLE_RATE) : round(end * SAMPLE_RATE)]
+    first, stop = loud_range(word_samples) if len(word_samples) else (0.0, 0.0)
     return start + first, min(start + stop, last)
 
 
 def loud_range(samples: np.ndarray) -> tuple[float, float]:
-    """Where samples [N] at 16 kHz are first and last loud, in s, to 10 ms: see SOUND_DB."""
+    """Return where samples [N] at 16 kHz are first and last loud, in seconds, to 10 ms; see LOUDNESS_THRESHOLD_DB."""
     frames_TN = np.resize(samples, (max(1, len(samples) // HOP), HOP))
     power_T = np.square(frames_TN, dtype=np.float64).mean(axis=1)
-    loud = np.flatnonzero(power_T >= power_T.max() * 10 ** (SOUND_DB / 10))
+    loud = np.flatnonzero(power_T >= power_T.max() * 10 ** (LOUDNESS_THRESHOLD_DB / 10))
     return int(loud[0]) * HOP / SAMPLE_RATE, (int(loud[-1]) + 1) * HOP / SAMPLE_RATE
 
 
 @torch.inference_mode()
-def read_attention(
+def cross_attention(
     transcriber: Transcriber, model: WhisperForConditionalGeneration, samples: np.ndarray, text: Sequence[int],
     heads: Sequence[Head],
 ) -> np.ndarray:  # fmt: skip
-    """Softmax over the clip's own positions [H, N, S] of each head while it writes the text and its end."""
+    """Return the attention weights [H, N, S] with which the heads predict the text's tokens and its end.
+
+    Each row is a softmax over the clip's own positions: those of the padding are left out. `samples` [N] are at 16 kHz.
+    """
     form = transcriber.format
     mel_1FT = torch.from_numpy(transcriber.features([samples])).to(model.device, model.dtype)
-    read_1L = torch.tensor([[*form.prompt, *text]], device=model.device)
+    input_1L = torch.tensor([[*form.prompt, *text]], device=model.device)
     states_1SD = model.model.encoder(mel_1FT).last_hidden_state
-    with _eager(model):
+    with _eager_attention(model):
         layers = model.model.decoder(
-            input_ids=read_1L, encoder_hidden_states=states_1SD, output_attentions=True, use_cache=False
+            input_ids=input_1L, encoder_hidden_states=states_1SD, output_attentions=True, use_cache=False
         ).cross_attentions
-    sounding = max(1, min(states_1SD.shape[1], -(-len(samples) // (2 * HOP))))
-    weights_HLS = torch.stack([layers[layer][0, head, :, :sounding] for layer, head in heads]).float()
-    # What a head gives the padding is left out of its softmax, as if there were none.
+    positions = max(1, min(states_1SD.shape[1], -(-len(samples) // (2 * HOP))))
+    weights_HLS = torch.stack([layers[layer][0, head, :, :positions] for layer, head in heads]).float()
+    # Renormalizing the remaining weights gives the softmax without the padding.
     weights_HLS = weights_HLS / weights_HLS.sum(dim=-1, keepdim=True).clamp_min(1e-12)
     return weights_HLS[:, len(form.prompt) - 1 :].cpu().numpy()
 
 
 @contextmanager
-def _eager(model: WhisperForConditionalGeneration) -> Iterator[None]:
-    """Attention that hands out its weights; fused kernels never hold them."""
-    kept = model.config._attn_implementation
+def _eager_attention(model: WhisperForConditionalGeneration) -> Iterator[None]:
+    """Use the attention implementation that returns its weights while the body runs; fused kernels never hold them."""
+    implementation = model.config._attn_implementation
     model.set_attn_implementation("eager")
     try:
         yield
     finally:
-        model.set_attn_implementation(kept)
+        model.set_attn_implementation(implementation)
 
 
 def smooth_attention(attention_HNS: np.ndarray, width: int) -> np.ndarray:
-    """Each position in standard deviations from its mean over the tokens, and the median over `width` positions."""
-    spread_H1S = attention_HNS.std(axis=-2, keepdims=True)
-    normal_HNS = (attention_HNS - attention_HNS.mean(axis=-2, keepdims=True)) / np.maximum(spread_H1S, 1e-12)
-    found: np.ndarray = median_filter(normal_HNS, size=(1, 1, width), mode="mirror")
-    return found
+    """Standardize the weights of each position over the tokens, then take the median over `width` positions."""
+    deviation_H1S = attention_HNS.std(axis=-2, keepdims=True)
+    standard_HNS = (attention_HNS - attention_HNS.mean(axis=-2, keepdims=True)) / np.maximum(deviation_H1S, 1e-12)
+    smoothed: np.ndarray = median_filter(standard_HNS, size=(1, 1, width), mode="mirror")
+    return smoothed
 
 
-def token_starts(gain_HNS: np.ndarray) -> np.ndarray:
-    """First position [H, N] of each token on each picture's path of the largest sum; never falling, 0 for the first.
+def token_starts(score_HNS: np.ndarray) -> np.ndarray:
+    """Return each token's first position [H, N] on the path with the largest sum of scores, separately for each H.
 
-    The path goes from the first token and position to the last of both; each step takes the next token, the next
-    position, or both (dynamic time warping). Of equals it takes the position. Cells of one anti-diagonal depend on the
-    two before it alone, and are done at once.
+    A path goes from the first token and position to the last ones; each step advances the token, the position, or both
+    (dynamic time warping). Among equals, advancing the position wins. Starts never decrease; the first token's is 0.
+    The cells of an anti-diagonal depend only on the two before it, so they are computed together.
     """
-    pictures, tokens, positions = gain_HNS.shape
-    # Tokens and positions count from 1; before both stands the one cell where every path begins.
-    best_DHN = np.full((tokens + positions + 1, pictures, tokens + 1), -np.inf)
-    gain_DHN = np.full_like(best_DHN, -np.inf)
+    heads, tokens, positions = score_HNS.shape
+    # Tokens and positions are counted from 1; every path begins in the one additional cell (0, 0).
+    best_DHN = np.full((tokens + positions + 1, heads, tokens + 1), -np.inf)
+    score_DHN = np.full_like(best_DHN, -np.inf)
     token_N1, position_S = np.arange(1, tokens + 1)[:, None], np.arange(1, positions + 1)
-    gain_DHN[token_N1 + position_S, :, token_N1] = gain_HNS.transpose(1, 2, 0)
+    score_DHN[token_N1 + position_S, :, token_N1] = score_HNS.transpose(1, 2, 0)
     best_DHN[0, :, 0] = 0.0
     for diagonal in range(2, tokens + positions + 1):
-        last_HN, second_HN = best_DHN[diagonal - 1], best_DHN[diagonal - 2]
-        before_HN = np.maximum(last_HN[:, 1:], np.maximum(last_HN[:, :-1], second_HN[:, :-1]))
-        best_DHN[diagonal, :, 1:] = gain_DHN[diagonal, :, 1:] + before_HN
-    return np.stack([_first_positions(best_DHN[:, picture]) for picture in range(pictures)])
+        last_HN, second_last_HN = best_DHN[diagonal - 1], best_DHN[diagonal - 2]
+        before_HN = np.maximum(last_HN[:, 1:], np.maximum(last_HN[:, :-1], second_last_HN[:, :-1]))
+        best_DHN[diagonal, :, 1:] = score_DHN[diagonal, :, 1:] + before_HN
+    return np.stack([_trace_back(best_DHN[:, head]) for head in range(heads)])
 
 
-def _first_positions(best_DN: np.ndarray) -> np.ndarray:
-    """Back along the best path: its first position in each token's row [N]."""
+def _trace_back(best_DN: np.ndarray) -> np.ndarray:
+    """Follow the best path back from its end; return its first position for each token [N]."""
     diagonal, token = best_DN.shape[0] - 1, best_DN.shape[1] - 1
-    starts_N = np.zeros(token, np.int64)
+    start_N = np.zeros(token, np.int64)
     while token > 1:
-        position, other = best_DN[diagonal - 1, token], best_DN[diagonal - 1, token - 1]
-        both = best_DN[diagonal - 2, token - 1]
-        if position >= max(other, both):
+        by_position, by_token = best_DN[diagonal - 1, token], best_DN[diagonal - 1, token - 1]
+        by_both = best_DN[diagonal - 2, token - 1]
+        if by_position >= max(by_token, by_both):
             diagonal -= 1
             continue
-        starts_N[token - 1] = diagonal - token - 1
-        diagonal -= 2 if both >= other else 1
+        start_N[token - 1] = diagonal - token - 1
+        diagonal -= 2 if by_both >= by_token else 1
         token -= 1
-    return starts_N
+    return start_N
 
 
-def split_words(tokenizer: Tokenizer, tokens: Sequence[int]) -> list[tuple[str, int, int]]:
-    """Words parted by spaces, each with its first token and the one after its last; a token of a space is in none.
+def split_words(tokenizer: Tokenizer, tokens: Sequence[int]) -> list[WordSpan]:
+    """Split tokens into words at spaces. A token that is only a space belongs to no word.
 
-    In scripts without spaces a character is a word, or all characters of a token. Punctuation that stands alone is
-    written to the word before it, or to the first one.
+    In scripts without spaces each character is a word, or all characters of a token together. Punctuation between
+    spaces belongs to the word before it, or to the first word.
     """
     text = tokenizer.decode(tokens)
-    ends = [len(tokenizer.decode(tokens[: count + 1])) for count in range(len(tokens))]
-    groups: list[tuple[int, int, int]] = []
+    token_ends = [len(tokenizer.decode(tokens[: count + 1])) for count in range(len(tokens))]
+    spans: list[tuple[int, int, int]] = []  # first character, first token, token after the last one
     end = 0
     for unit in words_or_characters(text):
         begin = text.index(unit.strip(), end)
         end = begin + len(unit.strip())
-        first = bisect_right(ends, begin)
-        stop = max(bisect_right(ends, end), first + 1)
-        if groups and (first < groups[-1][2] or _marks(unit) or _marks(text[groups[-1][0] : begin])):
-            begin, first, _ = groups.pop()
-        groups.append((begin, first, stop))
-    begins = [*(begin for begin, _, _ in groups), len(text)]
+        first = bisect_right(token_ends, begin)
+        stop = max(bisect_right(token_ends, end), first + 1)
+        shares_token = bool(spans) and first < spans[-1][2]
+        if spans and (shares_token or _is_punctuation(unit) or _is_punctuation(text[spans[-1][0] : begin])):
+            begin, first, _ = spans.pop()
+        spans.append((begin, first, stop))
+    begins = [*(begin for begin, _, _ in spans), len(text)]
     return [
-        (text[begin:after].strip(), first, stop) for (begin, first, stop), after in zip(groups, begins[1:], strict=True)
+        WordSpan(text[begin:after].strip(), first, stop)
+        for (begin, first, stop), after in zip(spans, begins[1:], strict=True)
     ]
 
 
-def _marks(text: str) -> bool:
+def _is_punctuation(text: str) -> bool:
     return all(unicodedata.category(character).startswith("P") for character in text.strip())

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Speed, memory and size: measuring processes, what they print, and the verdict on a budget."""

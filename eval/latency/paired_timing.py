@@ -1,8 +1,11 @@
-"""Two variants in turn, clip by clip: a ratio that a machine's changing speed does not touch.
+"""Two systems, each in a process of its own, play the same clips alternately: their ratio of times is robust to noise.
 
-Measured one after the other, minutes apart, two variants met different machines: on a shared host the same artefact was
-15.6 and 23.2 ms a clip within ten minutes. Here both wait in processes of their own, and each clip goes to one and at
-once to the other, which first alternating; of each clip the quotient is taken.
+Measured one after the other, minutes apart, two systems meet different conditions: on a shared host the same artefact
+took 15.6 and 23.2 ms a clip within ten minutes. Here both processes are loaded and wait. Each clip goes to one process
+and immediately afterwards to the other; which of them is first alternates. The ratio is taken clip by clip.
+
+Run as a module, this file is such a process: it reads a `MeasuringTask` as JSON from the first line of stdin, then
+clip numbers, and prints the seconds that each clip took.
 """
 
 import json
@@ -10,115 +13,120 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from eval.audio.recordings import read_audio
 from eval.decoding.transcriber import Transcriber
+from eval.latency.latency_rows import MeasuringTask
 from eval.runtimes.registry import open_runtime
 from recipes.core.errors import RunError
 from recipes.core.machine import threads_environment
 
 REST_S = 0.005
-"""Between turns: threads of the one that is done may still be spinning for more work."""
+"""Pause between turns: threads of the process that has just finished may still spin and wait for more work."""
 WAKE_S = 0.015
-"""A clip is repeated for so long before the one that counts, for rest puts the processor to sleep: two threads took 3.4
-ms without any, 6.0 after 5 ms and 8.1 after 20 (alnum-micro in int8; the teacher 30 ms always)."""
+"""How long a clip is repeated before the repetition that counts, because the processor sleeps during the pause: with
+two threads, alnum-micro in int8 took 3.4 ms without a pause, 6.0 ms after 5 ms and 8.1 ms after 20 ms; its teacher took
+30 ms in all three cases."""
 
 
 class ClipPlayer:
-    """A process that transcribes a clip when asked to."""
+    """A process that transcribes a clip when it is asked to."""
 
     def __init__(self, process: "subprocess.Popen[str]", name: str):
         self._process, self.name = process, name
 
-    def ready(self) -> None:
-        """Wait for its warm-up to end."""
-        self._answer()
+    def wait_until_ready(self) -> None:
+        """Wait for the end of the process's warm-up."""
+        self._read_line()
 
     def __call__(self, clip: int) -> float:
-        """Seconds that the clip of this number took."""
+        """Transcribe the clip of this number and return the seconds it took."""
         time.sleep(REST_S)
         assert self._process.stdin is not None
         print(clip, file=self._process.stdin, flush=True)
-        return float(self._answer())
+        return float(self._read_line())
 
-    def _answer(self) -> str:
+    def _read_line(self) -> str:
         assert self._process.stdout is not None
         if line := self._process.stdout.readline():
             return line
-        raise RunError(f"benchmark: {self.name} ended with status {self._process.wait()} while it took turns")
+        raise RunError(
+            f"benchmark: {self.name} ended with status {self._process.wait()} while it was measured alternately with "
+            "another system; its last message is above"
+        )
 
 
 @contextmanager
-def open_player(task: Mapping[str, Any], name: str, module: str = "eval.latency.paired_timing") -> Iterator[ClipPlayer]:
-    """A variant's process, as `eval.benchmark` describes it in its task."""
+def open_player(task: MeasuringTask, name: str, module: str = "eval.latency.paired_timing") -> Iterator[ClipPlayer]:
+    """Start a system's process and wait for its warm-up; the process is killed at the end of the context.
+
+    Args:
+        task: The system and its clips.
+        name: Name of the system, for error messages.
+        module: The module that the process runs.
+    """
     process = subprocess.Popen(
         [sys.executable, "-m", module], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        env=threads_environment(task["threads"]),
+        env=threads_environment(task.threads),
     )  # fmt: skip
     try:
         assert process.stdin is not None
-        print(json.dumps(task), file=process.stdin, flush=True)
-        (opened := ClipPlayer(process, name)).ready()
-        yield opened
+        print(json.dumps(asdict(task)), file=process.stdin, flush=True)
+        player = ClipPlayer(process, name)
+        player.wait_until_ready()
+        yield player
     finally:
         process.kill()
         process.communicate()
 
 
 def time_ratios(first: ClipPlayer, second: ClipPlayer, clips: int, turns: int) -> np.ndarray:
-    """The first one's seconds over the second one's, [turns]."""
+    """Return the time of `first` over that of `second` in each turn, [turns]."""
     first_N, second_N = time_in_turn(first, second, clips, turns)
     return first_N / second_N
 
 
 def time_in_turn(first: ClipPlayer, second: ClipPlayer, clips: int, turns: int) -> np.ndarray:
-    """Seconds of both, [2, turns]."""
-    found = []
+    """Let both players transcribe the clips 0 to `clips` - 1 in turn; return their seconds, [2, turns]."""
+    seconds = []
     for turn in range(turns):
         order = (first, second) if turn % 2 == 0 else (second, first)
-        spent = {each: each(turn % clips) for each in order}
-        found.append((spent[first], spent[second]))
-    return np.array(found).T
+        by_player = {player: player(turn % clips) for player in order}
+        seconds.append((by_player[first], by_player[second]))
+    return np.array(seconds).T
 
 
-def median_interval(values: Sequence[float] | np.ndarray, resamples: int = 2000) -> dict[str, float]:
-    """With its 95 % bootstrap interval."""
-    draw = np.random.default_rng(0).choice(np.asarray(values), (resamples, len(values)))
-    low, high = np.percentile(np.median(draw, axis=1), [2.5, 97.5])
-    return {"value": float(np.median(values)), "low": float(low), "high": float(high)}
-
-
-def serve_clips(task: dict[str, Any]) -> None:
-    """Warm up, then answer each clip's number with the seconds it took."""
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: task["threads"]])
-    clips = [read_audio(audio) for audio in task["clips"]]
-    folder, options = Path(task["folder"]), {"exact_tokens": task["tokens"]}
-    runtime = open_runtime(task["runtime"], folder, task["precision"], task["threads"])
-    transcriber = Transcriber(runtime, folder, task["language"], task["task"])
-    for clip in range(task["warmup"]):
-        transcriber.transcribe([clips[clip % len(clips)]], **options)
+def serve_clips(task: MeasuringTask) -> None:
+    """Load the system, warm up and print `ready`; then print the seconds for each clip number read from stdin."""
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: task.threads])
+    clips = [read_audio(audio) for audio in task.clips]
+    folder, options = Path(task.folder), {"exact_tokens": task.tokens}
+    runtime = open_runtime(task.runtime, folder, task.precision, task.threads)
+    transcriber = Transcriber(runtime, folder, task.language, task.task)
+    for index in range(task.warmup):
+        transcriber.transcribe([clips[index % len(clips)]], **options)
     print("ready", flush=True)
     for line in sys.stdin:
         print(awake_seconds(partial(transcriber.transcribe, [clips[int(line)]], **options)), flush=True)
 
 
 def awake_seconds(play: Callable[[], object]) -> float:
-    """Seconds that a play takes on a processor that has not just slept."""
-    woken = time.perf_counter()
+    """Return the seconds that `play` takes on a processor that is awake: repeat it for `WAKE_S`, time the last call."""
+    begun = time.perf_counter()
     while True:
         started = time.perf_counter()
         play()
-        spent = time.perf_counter() - started
-        if started - woken >= WAKE_S or spent >= 20 * WAKE_S:
-            return spent
+        seconds = time.perf_counter() - started
+        if started - begun >= WAKE_S or seconds >= 20 * WAKE_S:
+            return seconds
 
 
 if __name__ == "__main__":
-    serve_clips(json.loads(sys.stdin.readline()))
+    serve_clips(MeasuringTask(**json.loads(sys.stdin.readline())))

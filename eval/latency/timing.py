@@ -1,13 +1,17 @@
-"""One variant measured in this process; started afresh for each by eval/benchmark.py.
+"""Measure one system in this process: `eval.benchmark` starts a new process for each.
 
-Reads its task as JSON from stdin and prints one JSON line. Nothing heavy is imported before the clock of the cold
-start runs, and of the runtimes only the one measured.
+The process reads a `MeasuringTask` as JSON from stdin and prints a `SystemTiming` as one line of JSON. Of the runtimes
+only the one that is measured is imported, and it is imported while the clock of the cold start runs.
+
+B batch, F mel bins, T mel frames, L tokens, V vocabulary.
 """
 
 import json
 import os
 import sys
 import time
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,36 +19,40 @@ import numpy as np
 
 from eval.audio.recordings import SAMPLE_RATE, read_audio
 from eval.decoding.transcriber import Transcriber
+from eval.latency.latency_rows import MeasuringTask, Percentiles, SystemTiming, TokenAtCache
 from eval.latency.operator_placement import operator_placement
 from eval.runtimes.interface import Generator, Runtime
 from eval.runtimes.process_memory import peak_rss_mb
 from eval.runtimes.registry import open_runtime
 from recipes.core.machine import end_with_parent
 
-CACHES = (10, 200)
-"""Tokens in the decoder's cache at which a token is timed."""
+CACHE_LENGTHS = (10, 200)
+"""Numbers of tokens in the decoder's cache at which a decoder step is timed."""
 
 
 class TimedRuntime:
-    """Passes calls on and keeps their durations in seconds."""
+    """A `Runtime` that records how long each call takes, in seconds."""
 
     def __init__(self, runtime: Runtime):
         self.runtime = runtime
         self.encoder: list[float] = []
+        """Durations of `encode`."""
         self.prompt: list[float] = []
+        """Durations of the decoder calls that read the prompt."""
         self.token: list[float] = []
-        self.aside = 0.0
-        """Spent on measuring in the last clip, no part of its transcription."""
+        """Durations of all later decoder steps."""
+        self.overhead = 0.0
+        """Time in the last clip that was spent on measuring, not on transcribing."""
 
     def encode(self, mel_BFT: np.ndarray) -> Any:
-        """Timed `Runtime.encode`."""
+        """Call `Runtime.encode` and record its duration."""
         started = time.perf_counter()
         state = self.runtime.encode(mel_BFT)
         self.encoder.append(time.perf_counter() - started)
         return state
 
     def step(self, tokens_BL: np.ndarray, state: Any) -> tuple[np.ndarray, Any]:
-        """Timed `Runtime.step`: the prompt, then one token a call."""
+        """Call `Runtime.step` and record its duration; a call with several tokens is the prompt."""
         started = time.perf_counter()
         result = self.runtime.step(tokens_BL, state)
         (self.token if tokens_BL.shape[1] == 1 else self.prompt).append(time.perf_counter() - started)
@@ -52,145 +60,146 @@ class TimedRuntime:
 
 
 class TimedGenerator(TimedRuntime):
-    """The same for a runtime whose decoding loop cannot be looked into.
+    """The same for a `Generator`, whose decoding loop runs inside the library and cannot be timed step by step.
 
-    Each clip is generated once more up to its first token: that is the prompt's time. The rest of the clip's time,
-    divided by its other tokens, is one token's: p95 and maximum are those of clip means, not of single tokens.
+    Each clip is decoded a second time up to its first token; this is the duration of the prompt. The remaining time of
+    the clip divided by its remaining tokens is the duration of one step. The 95th percentile and maximum of the steps
+    are therefore those of means over clips, not of single steps.
     """
 
     runtime: Generator
 
     def generate(self, state: Any, prompt: list[int], limit: int, **options: Any) -> list[tuple[list[int], float]]:
-        """Timed `Generator.generate`."""
+        """Call `Generator.generate` and record its durations."""
         started = time.perf_counter()
-        made = self.runtime.generate(state, prompt, limit, **options)
+        rows = self.runtime.generate(state, prompt, limit, **options)
         ended = time.perf_counter()
         self.runtime.generate(state, prompt, 1, **options)
-        self.aside = time.perf_counter() - ended
-        self.prompt.append(self.aside)
-        if (rest := max(len(tokens) for tokens, _ in made) - 1) > 0:
-            self.token.append((ended - started - self.aside) / rest)
-        return made
+        self.overhead = time.perf_counter() - ended
+        self.prompt.append(self.overhead)
+        if (later_tokens := max(len(tokens) for tokens, _ in rows) - 1) > 0:
+            self.token.append((ended - started - self.overhead) / later_tokens)
+        return rows
 
-    def along(self, state: Any, prompt: list[int], tokens: list[int]) -> list[np.ndarray]:
-        """`Generator.along`, untimed."""
-        return self.runtime.along(state, prompt, tokens)
+    def forced_logits(self, state: Any, prompt: list[int], tokens: list[int]) -> list[np.ndarray]:
+        """Call `Generator.forced_logits` without timing it."""
+        return self.runtime.forced_logits(state, prompt, tokens)
 
 
-def measure_system(task: dict[str, Any]) -> dict[str, Any]:
-    """Cold start, then `warmup` untimed and `runs` timed transcriptions, one clip at a time."""
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: task["threads"]])
-    clips = [read_audio(audio) for audio in task["clips"]]
-    options = {"exact_tokens": task["tokens"]}
+def measure_system(task: MeasuringTask) -> SystemTiming:
+    """Time the cold start, then `warmup` untimed and `runs` timed transcriptions, one clip at a time."""
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: task.threads])
+    clips = [read_audio(audio) for audio in task.clips]
+    options: dict[str, Any] = {"exact_tokens": task.tokens}
+    # 1. Cold start: load the model and transcribe one clip.
     started = time.perf_counter()
-    folder = Path(task["folder"])
-    runtime = open_runtime(task["runtime"], folder, task["precision"], task["threads"])
+    folder = Path(task.folder)
+    runtime = open_runtime(task.runtime, folder, task.precision, task.threads)
     timed = (TimedGenerator if isinstance(runtime, Generator) else TimedRuntime)(runtime)
-    transcriber = Transcriber(timed, folder, task["language"], task["task"])
+    transcriber = Transcriber(timed, folder, task.language, task.task)
     transcriber.transcribe(clips[:1], **options)
-    cold_s = time.perf_counter() - started - timed.aside
-
-    for index in range(task["warmup"]):
+    cold_s = time.perf_counter() - started - timed.overhead
+    # 2. Warm-up.
+    for index in range(task.warmup):
         transcriber.transcribe([clips[index % len(clips)]], **options)
     timed.encoder, timed.prompt, timed.token = [], [], []
-    mel, whole, tokens = [], [], 0
-    for index in range(task["runs"]):
-        clip = clips[index % len(clips)]
+    # 3. Timed transcriptions.
+    mel_s, clip_s, tokens = [], [], 0
+    for index in range(task.runs):
         started = time.perf_counter()
-        features = transcriber.features([clip])
-        mel.append(time.perf_counter() - started)
+        features = transcriber.features([clips[index % len(clips)]])
+        mel_s.append(time.perf_counter() - started)
         (transcript,) = transcriber.decode(features, **options)
-        whole.append(time.perf_counter() - started - timed.aside)
+        clip_s.append(time.perf_counter() - started - timed.overhead)
         tokens += len(transcript.tokens)
-    seconds = [len(clips[index % len(clips)]) / SAMPLE_RATE for index in range(task["runs"])]
-    first = [sum(parts) for parts in zip(mel, timed.encoder, timed.prompt, strict=True)]
-    figures: dict[str, Any] = {
-        "cold_s": cold_s,
-        "mel_ms": _spread(mel),
-        "encoder_ms": _spread(timed.encoder),
-        "prompt_ms": _spread(timed.prompt),
-        "first_token_ms": _spread(first),
-        "token_ms": _spread(timed.token),
-        "clip_ms": _spread(whole),
-        "rtf": sum(whole) / sum(seconds),
-        "peak_rss_mb": peak_rss_mb(),
-        "audio_s": sum(seconds),
-        "tokens": tokens,
-        "noise": pass_to_pass_range(whole, seconds, len(clips)),
-    }
-    if task["details"]:  # last: what they take in memory belongs to no figure above
-        figures["token_at_cache"] = [
-            token_at(cache, transcriber, timed, clips[0], rounds=1 + task["runs"] // 25) for cache in CACHES
-        ]
-        figures["placement"] = operator_placement(task, transcriber, clips[0])
-    return figures
+    audio_s = [len(clips[index % len(clips)]) / SAMPLE_RATE for index in range(task.runs)]
+    first_token_s = [sum(parts) for parts in zip(mel_s, timed.encoder, timed.prompt, strict=True)]
+    peak_mb, encoder_s, prompt_s, token_s = peak_rss_mb(), timed.encoder, timed.prompt, timed.token
+    # 4. Details last, since the memory that they take must not count in the peak above.
+    token_at_cache = placement = None
+    if task.details:
+        rounds = 1 + task.runs // 25
+        token_at_cache = [token_at(length, transcriber, timed, clips[0], rounds) for length in CACHE_LENGTHS]
+        placement = operator_placement(task, transcriber, clips[0])
+    return SystemTiming(
+        cold_s=cold_s, mel_ms=percentiles(mel_s), encoder_ms=percentiles(encoder_s), prompt_ms=percentiles(prompt_s),
+        first_token_ms=percentiles(first_token_s), token_ms=percentiles(token_s) if token_s else None,
+        clip_ms=percentiles(clip_s), rtf=sum(clip_s) / sum(audio_s), peak_rss_mb=peak_mb, audio_s=sum(audio_s),
+        tokens=tokens, noise=pass_to_pass_range(clip_s, audio_s, len(clips)), token_at_cache=token_at_cache,
+        placement=placement,
+    )  # fmt: skip
 
 
-def pass_to_pass_range(whole: list[float], seconds: list[float], clips: int) -> dict[str, list[float]] | None:
-    """Least and largest value of the figures that budgets limit, over whole passes through the clips.
+def percentiles(seconds: Sequence[float]) -> Percentiles:
+    """Return median, 95th percentile and maximum of durations in seconds, in milliseconds."""
+    p50, p95 = np.percentile(seconds, [50, 95])
+    return Percentiles(1e3 * float(p50), 1e3 * float(p95), 1e3 * max(seconds))
 
-    Every pass has the same clips, so that they differ by the machine alone. None for less than two passes.
+
+def pass_to_pass_range(
+    clip_s: Sequence[float], audio_s: Sequence[float], clips: int
+) -> dict[str, tuple[float, float]] | None:
+    """Return the lowest and highest `clip_p50_ms`, `clip_p95_ms` and `rtf` of whole passes through the clips.
+
+    All passes have the same clips, so they differ only by the noise of the machine. None for less than two passes.
+
+    Args:
+        clip_s: Duration of each timed transcription, in seconds.
+        audio_s: Duration of the audio of each, in seconds.
+        clips: Number of clips in a pass.
     """
-    passes = [slice(start, start + clips) for start in range(0, len(whole) - clips + 1, clips)]
+    passes = [slice(start, start + clips) for start in range(0, len(clip_s) - clips + 1, clips)]
     if len(passes) < 2:
         return None
-    p50, p95 = np.array([np.percentile(whole[each], [50, 95]) for each in passes]).T * 1e3
-    rtf = [sum(whole[each]) / sum(seconds[each]) for each in passes]
+    p50, p95 = np.array([np.percentile(clip_s[part], [50, 95]) for part in passes]).T * 1e3
+    rtf = [sum(clip_s[part]) / sum(audio_s[part]) for part in passes]
     return {
-        name: [float(min(values)), float(max(values))]
-        for name, values in (("clip_p50_ms", p50), ("clip_p95_ms", p95), ("rtf", rtf))
+        key: (float(min(values)), float(max(values)))
+        for key, values in (("clip_p50_ms", p50), ("clip_p95_ms", p95), ("rtf", rtf))
     }
 
 
-def token_at(
-    cache: int, transcriber: Transcriber, timed: TimedRuntime, clip: np.ndarray, rounds: int
-) -> dict[str, float]:
-    """Milliseconds of one token with `cache` tokens before it, or as many as the model holds; the number used beside.
+def token_at(length: int, transcriber: Transcriber, timed: TimedRuntime, clip: np.ndarray, rounds: int) -> TokenAtCache:
+    """Time one decoder step with `length` tokens in the cache, or with as many as the model can hold.
 
-    Of a runtime that steps, the median of the five tokens around the place. Of one that does not, the least time of a
-    text that ends before it is taken from that of one that ends after it: medians of few can come out the wrong way
-    round on a busy machine.
+    For a runtime that decodes step by step, this is the median of the five steps around that length. For a `Generator`
+    it is the difference between decoding a text that ends before that length and one that ends after it, each in the
+    shortest of its times: medians of a few runs can come out in the wrong order on a busy machine.
     """
-    shape, mel_BFT = transcriber.format, transcriber.features([clip])
-    looped, prompt = isinstance(timed, TimedGenerator), len(shape.prompt)
-    room = min(shape.max_length, getattr(timed.runtime, "max_tokens", shape.max_length)) - prompt
-    around = 2 * min(cache - prompt, 20) if looped else 5
-    # The n-th token after the first is made with the prompt and n - 1 more in the cache.
-    end = min(cache - prompt + 1 + (around + 1) // 2, room)
-    reached = prompt + end - 1 - (around + 1) // 2
+    form, mel_BFT = transcriber.format, transcriber.features([clip])
+    prompt = len(form.prompt)
+    max_tokens = min(form.max_length, getattr(timed.runtime, "max_tokens", form.max_length)) - prompt
+    window = 2 * min(length - prompt, 20) if isinstance(timed, TimedGenerator) else 5
+    # The n-th token after the first is generated with the prompt and n - 1 more tokens in the cache.
+    end = min(length - prompt + 1 + (window + 1) // 2, max_tokens)
+    reached = prompt + end - 1 - (window + 1) // 2
     if isinstance(timed, TimedGenerator):
-        spent = [_seconds(timed.runtime, transcriber, mel_BFT, (end - around, end)) for _ in range(3 * rounds)]
-        before, after = np.min(spent, axis=0)
-        return {"cache": reached, "ms": 1e3 * float(after - before) / around}
-    samples: list[float] = []
+        runs = [_generate_seconds(timed.runtime, transcriber, mel_BFT, (end - window, end)) for _ in range(3 * rounds)]
+        before, after = np.min(runs, axis=0)
+        return TokenAtCache(reached, 1e3 * float(after - before) / window)
+    steps: list[float] = []
     for _ in range(rounds):
         timed.token = []
         transcriber.decode(mel_BFT, exact_tokens=end)
-        samples += timed.token[-around:]
-    return {"cache": reached, "ms": 1e3 * float(np.median(samples))}
+        steps += timed.token[-window:]
+    return TokenAtCache(reached, 1e3 * float(np.median(steps)))
 
 
-def _seconds(runtime: Generator, transcriber: Transcriber, mel_BFT: np.ndarray, limits: tuple[int, ...]) -> list[float]:
-    """Of generating exactly so many tokens, for each of the limits."""
-    shape, state, spent = transcriber.format, runtime.encode(mel_BFT), []
-    for limit in limits:
+def _generate_seconds(
+    runtime: Generator, transcriber: Transcriber, mel_BFT: np.ndarray, counts: tuple[int, ...]
+) -> list[float]:
+    """Return the time in seconds to generate exactly as many tokens as each of `counts`."""
+    form, state, seconds = transcriber.format, runtime.encode(mel_BFT), []
+    for count in counts:
         started = time.perf_counter()
         runtime.generate(
-            state, shape.prompt, limit, end=shape.end, suppress=[*shape.suppress, shape.end],
-            suppress_first=shape.suppress_first,
+            state, form.prompt, count, end=form.end, suppress=[*form.suppress, form.end],
+            suppress_first=form.suppress_first,
         )  # fmt: skip
-        spent.append(time.perf_counter() - started)
-    return spent
-
-
-def _spread(seconds: list[float]) -> dict[str, float] | None:
-    """p50, p95 and maximum in milliseconds; None when nothing was timed."""
-    if not seconds:
-        return None
-    p50, p95 = np.percentile(seconds, [50, 95])
-    return {"p50": 1e3 * float(p50), "p95": 1e3 * float(p95), "max": 1e3 * max(seconds)}
+        seconds.append(time.perf_counter() - started)
+    return seconds
 
 
 if __name__ == "__main__":
     end_with_parent()
-    print(json.dumps(measure_system(json.load(sys.stdin))))
+    print(json.dumps(asdict(measure_system(MeasuringTask(**json.load(sys.stdin))))))

@@ -1,4 +1,4 @@
-"""The report's plots as inline SVG that follows the page's light or dark colours."""
+"""The report's plots as inline SVG in the colours of the page, light or dark."""
 
 import io
 import re
@@ -12,14 +12,14 @@ from matplotlib import pyplot as plt
 
 mpl.use("svg")
 
-_INK = "#010203"  # replaced by currentColor
+_INK = "#010203"
+"""Colour of text and axes; replaced by the page's text colour in the SVG."""
 _SERIES = {"#0a0b01": "var(--teacher)", "#0a0b02": "var(--student)", "#0a0b03": "var(--export)"}
+"""Colours of the series, and the page's colours that replace them in the SVG."""
 _COLOURS = dict(zip(("teacher", "student", "export"), _SERIES, strict=True))
-_GAP, _LABEL_HEIGHT = 12.0, 16.0
-"""Pixels between a marker's centre and its label, and from one label to the next."""
 _MARKERS = {"teacher": "s", "student": "o", "export": "^"}
-
-
+_GAP, _LABEL_HEIGHT = 12.0, 16.0
+"""Distance from the centre of a marker to its label, and from one label to the next, in pixels."""
 _DASHES = ("-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)))
 
 
@@ -29,15 +29,20 @@ class Point:
 
     name: str
     role: str
+    """`teacher`, `student` or `export`, for colour and marker."""
     x: float
     y: float
     low: float | None = None
-    """Lower end of y's interval."""
+    """Lower end of the interval of y; None for no interval."""
     high: float | None = None
+    """Upper end of the interval of y."""
 
 
 def scatter(points: Sequence[Point], x_label: str, y_label: str, plot_id: str) -> str:
-    """Labelled points with intervals; a logarithmic x axis when the values span more than tenfold."""
+    """Draw labelled points with their intervals; the x axis is logarithmic if the values span more than a factor of 10.
+
+    `plot_id` makes the ids inside the SVG unique on the page.
+    """
     with _style(plot_id):
         figure, axes = plt.subplots(figsize=(5.6, 3.8))
         if min(point.x for point in points) * 10 < max(point.x for point in points):
@@ -55,9 +60,9 @@ def scatter(points: Sequence[Point], x_label: str, y_label: str, plot_id: str) -
         left, right = axes.transAxes.transform([(0, 0), (1, 0)])[:, 0]
         boxes = place_labels(pixels, [6.2 * len(point.name) for point in points], (left, right))
         for point, (x, y), (start, middle) in zip(points, pixels, boxes, strict=True):
-            # Boxes are in pixels of the drawing canvas, offsets in points.
+            # Labels are placed in pixels of the canvas; annotate takes offsets in points (1/72 inch).
             shift = ((start - x) * 72 / figure.dpi, (middle - y) * 72 / figure.dpi)
-            # A label that found no room beside its marker is tied to it by a line.
+            # A label that is not at the height of its marker is connected to it by a line.
             line = {"arrowstyle": "-", "linewidth": 0.6, "color": _COLOURS[point.role], "shrinkA": 1, "shrinkB": 4}
             axes.annotate(
                 point.name, (point.x, point.y), xytext=shift, textcoords="offset points", va="center", fontsize=9,
@@ -69,24 +74,29 @@ def scatter(points: Sequence[Point], x_label: str, y_label: str, plot_id: str) -
 def place_labels(
     markers: Sequence[tuple[float, float]], widths: Sequence[float], limits: tuple[float, float]
 ) -> list[tuple[float, float]]:
-    """Where each marker's label goes, in pixels: its left end and its middle height.
+    """Choose a position for the label of each marker: its left end and the height of its middle, in pixels.
 
-    Beside its marker where that is free, else the nearest place above or below that touches no other label and no
-    marker; inside the limits where it can be.
+    A label is placed to the right or left of its marker, at the nearest height where it touches no other label and no
+    other marker. It stays inside `limits` if it fits there on one of the sides.
+
+    Args:
+        markers: Positions of the markers (x, y), in pixels.
+        widths: Widths of the labels, in pixels.
+        limits: Left and right end of the plot, in pixels.
     """
     placed: list[tuple[float, float, float]] = []
     for index, ((x, y), width) in enumerate(zip(markers, widths, strict=True)):
         others = [marker for other, marker in enumerate(markers) if other != index]
         sides = [x + _GAP, x - _GAP - width]
-        inside = [start for start in sides if limits[0] <= start and start + width <= limits[1]] or sides
-        rows = (sign * step * _LABEL_HEIGHT / 2 for step in range(4 * len(markers) + 1) for sign in (1, -1))
+        starts = [start for start in sides if limits[0] <= start and start + width <= limits[1]] or sides
+        offsets = (sign * step * _LABEL_HEIGHT / 2 for step in range(4 * len(markers) + 1) for sign in (1, -1))
         start, middle = next(
-            (start, y + row)
-            for row in rows
-            for start in inside
-            if all(_apart(start, y + row, width, *box) for box in placed)
+            (start, y + offset)
+            for offset in offsets
+            for start in starts
+            if not any(_overlap(start, y + offset, width, *label) for label in placed)
             and not any(
-                start - _GAP < marker_x < start + width + _GAP and abs(marker_y - y - row) < _LABEL_HEIGHT / 2 + 4
+                start - _GAP < marker_x < start + width + _GAP and abs(marker_y - y - offset) < _LABEL_HEIGHT / 2 + 4
                 for marker_x, marker_y in others
             )
         )
@@ -94,8 +104,11 @@ def place_labels(
     return [(start, middle) for start, middle, _ in placed]
 
 
-def _apart(start: float, middle: float, width: float, other: float, height: float, other_width: float) -> bool:
-    return abs(middle - height) >= _LABEL_HEIGHT or start + width <= other or other + other_width <= start
+def _overlap(
+    start: float, middle: float, width: float, other_start: float, other_middle: float, other_width: float
+) -> bool:
+    beside = start + width <= other_start or other_start + other_width <= start
+    return abs(middle - other_middle) < _LABEL_HEIGHT and not beside
 
 
 def curves(
@@ -106,8 +119,16 @@ def curves(
     x_label: str = "optimiser step",
     log: bool = False,
 ) -> str:
-    """Lines over training steps, or what `x_label` says: (name, colour role, x, y); a role's second line is broken."""
-    seen = Counter[str]()
+    """Draw lines; further lines of the same role are dashed.
+
+    Args:
+        series: For each line its name, its role (for the colour), and its x and y values.
+        y_label: Label of the y axis.
+        plot_id: Makes the ids inside the SVG unique on the page.
+        x_label: Label of the x axis.
+        log: Whether the y axis is logarithmic.
+    """
+    lines_by_role = Counter[str]()
     with _style(plot_id):
         figure, axes = plt.subplots(figsize=(5.6, 3.2))
         for name, role, steps, values in series:
@@ -116,11 +137,11 @@ def curves(
                 values,
                 color=_COLOURS[role],
                 linewidth=1.6,
-                linestyle=_DASHES[seen[role] % len(_DASHES)],
+                linestyle=_DASHES[lines_by_role[role] % len(_DASHES)],
                 label=name,
                 marker="o" if len(steps) < 30 else "",
             )
-            seen[role] += 1
+            lines_by_role[role] += 1
         if log:
             axes.set_yscale("log")
         axes.set_xlabel(x_label)
@@ -130,7 +151,7 @@ def curves(
 
 
 def histogram(edges: Sequence[float], counts: Sequence[int], x_label: str, y_label: str, plot_id: str) -> str:
-    """Bars between edges [n + 1] of heights [n]."""
+    """Draw bars of heights `counts` [n] between `edges` [n + 1]."""
     with _style(plot_id):
         figure, axes = plt.subplots(figsize=(5.6, 3.2))
         axes.stairs(counts, edges, fill=True, color=_COLOURS["student"])
@@ -140,7 +161,7 @@ def histogram(edges: Sequence[float], counts: Sequence[int], x_label: str, y_lab
 
 
 def smooth(values: Sequence[float], weight: float = 0.9) -> list[float]:
-    """Exponential moving average, corrected for its start."""
+    """Return the exponential moving average, corrected for its start at zero as in Adam (Kingma and Ba 2015)."""
     average, scale, result = 0.0, 0.0, []
     for value in values:
         average, scale = weight * average + (1 - weight) * value, weight * scale + (1 - weight)
@@ -167,7 +188,7 @@ def _svg(figure: Any, plot_id: str) -> str:
     plt.close(figure)
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
-    # Ids are unique on the page; the drawing scales with its column.
+    # Make the ids unique on the page, and let the drawing scale with its column.
     text = re.sub(r'(id="|#)([A-Za-z_][\w.-]*)(?=["\)])', rf"\1{plot_id}-\2", text)
     text = re.sub(r'<svg ([^>]*?)height="[^"]*"([^>]*?)width="[^"]*"', r"<svg \1\2", text, count=1)
     text = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font: \1px system-ui, sans-serif", text)

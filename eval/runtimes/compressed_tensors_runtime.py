@@ -1,7 +1,7 @@
-"""A checkpoint of `distill.exporters.compressed_tensors_export` in PyTorch, by plain transformers.
+"""compressed-tensors checkpoints (`distill.exporters.compressed_tensors_export`), loaded by plain transformers.
 
-A CPU has no kernel for it: weights are expanded to float32 at load, and w8a8 rounds activations without any gain. What
-it says is what vLLM computes, how long it takes is not.
+A CPU has no kernels for this format: the weights are expanded to float32 on loading, and w8a8 rounds activations
+without any gain in speed. The text is the one that vLLM produces; the time it takes is not vLLM's.
 """
 
 from pathlib import Path
@@ -15,13 +15,14 @@ PRECISIONS = ("w8a8", "w4a16")
 
 
 def files(folder: Path, precision: str) -> list[Path]:
-    """The weights."""
+    """Return the existing safetensors files of the checkpoint."""
     return sorted((folder / f"compressed-{precision}").glob("model*.safetensors"))
 
 
 def load(folder: Path, precision: str, threads: int) -> "TorchRuntime":
-    """A checkpoint in memory. Raises UserError for files that are missing or broken."""
-    import compressed_tensors  # noqa: F401  # where it is missing, transformers does not say so in one line
+    """Load a checkpoint. Raises UserError if a file is missing or broken."""
+    # transformers does not name the package if it is missing; this import raises ModuleNotFoundError, which does.
+    import compressed_tensors  # noqa: F401
 
     from eval.runtimes.torch_runtime import load as load_checkpoint
 

@@ -1,4 +1,4 @@
-"""The mobile graphs of `distill.exporters.mobile_graphs`, run by LiteRT on this machine's CPU."""
+"""The mobile graphs (`distill.exporters.mobile_graphs`), run on this machine's CPU with LiteRT."""
 
 from pathlib import Path
 
@@ -8,12 +8,12 @@ PRECISIONS = ("fp32",)
 
 
 def files(folder: Path, _precision: str) -> list[Path]:
-    """Encoder and decoder for LiteRT; the same graphs lie beside them as ONNX."""
+    """Return the existing LiteRT files of encoder and decoder. The folder also holds the same graphs as ONNX."""
     return [path for path in _paths(folder) if path.is_file()]
 
 
 def load(folder: Path, _precision: str, threads: int) -> TfliteRuntime:
-    """See `TfliteRuntime`."""
+    """Load `folder/mobile/{encoder,decoder}.tflite`. Raises UserError if a file is missing or broken."""
     return TfliteRuntime(*_paths(folder), threads)
 
 

@@ -1,4 +1,4 @@
-"""What decoding needs to know of a model folder: its prompt, limits and window, and its tokenizer."""
+"""What decoding needs from a model folder in Whisper format: prompt tokens, limits, window length and tokenizer."""
 
 import json
 from dataclasses import dataclass, field
@@ -11,17 +11,20 @@ from recipes.core.errors import UserError, one_line
 
 
 class JsonSettings(dict[str, Any]):
-    """A JSON file of a model folder; a key that is not there is a UserError."""
+    """The contents of a JSON file in a model folder. `settings[key]` raises UserError if the file lacks the key."""
 
     path: Path
+    """The file that was read; error messages quote it."""
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Raises UserError for a file that is missing, unreadable or no JSON object."""
+        """Read the file. Raises UserError if it is missing, unreadable or not a JSON object."""
         try:
             settings = cls(json.loads(path.read_text()))
         except (OSError, ValueError, TypeError) as error:
-            raise UserError(f"{path}: expected a JSON file of a Whisper-format model, found {error}") from error
+            raise UserError(
+                f"{path}: expected a JSON file of a Whisper-format model, found {one_line(error)}"
+            ) from error
         settings.path = path
         return settings
 
@@ -31,15 +34,18 @@ class JsonSettings(dict[str, Any]):
 
 @dataclass(frozen=True)
 class ModelSizes:
-    """What an artefact's own files say of the model; None where they do not."""
+    """Sizes of a model as an artefact's own files declare them; None if they do not."""
 
     num_mel_bins: int | None
     frames: int | None
-    """Of the window's log-mel."""
+    """Number of log-mel frames in the window."""
     vocab_size: int | None
 
-    def check(self, folder: Path, artefact: str) -> None:
-        """UserError where the folder's config.json says something else: files of two models in one folder."""
+    def check_config(self, folder: Path, artefact: str) -> None:
+        """Raise UserError if the folder's config.json disagrees: then the folder holds files of two models.
+
+        `artefact` is the artefact's name for the error message.
+        """
         config = JsonSettings.read(folder / "config.json")
         expected = {
             "num_mel_bins": config["num_mel_bins"], "frames": 2 * config["max_source_positions"],
@@ -49,57 +55,65 @@ class ModelSizes:
             if (found := getattr(self, name)) not in (None, value):
                 raise UserError(
                     f"{artefact}: expected {name} {value} as in {folder / 'config.json'}, found {found} in its own "
-                    "files; the two are of different models, export again"
+                    "files; they belong to different models, export again"
                 )
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
-    """The folder's tokenizer.json; UserError where it is missing or broken."""
+    """Load the folder's tokenizer.json. Raises UserError if it is missing or broken."""
     path = folder / "tokenizer.json"
     try:
         return Tokenizer.from_file(str(path))
-    except Exception as error:  # tokenizers raises no class of its own
+    except Exception as error:  # tokenizers raises plain Exceptions
         raise UserError(
-            f"{path}: expected a tokenizer, found {one_line(error)}; copy the one the model was exported with"
+            f"{path}: expected a tokenizer, found {one_line(error)}; copy the one that the model was exported with"
         ) from error
 
 
 def no_speech_token(tokenizer: Tokenizer) -> int | None:
-    """The token whose probability in the first place is that of no speech, by its new or its old name."""
-    found: int | None = tokenizer.token_to_id("<|nospeech|>") or tokenizer.token_to_id("<|nocaptions|>")
-    return found
+    """Return the token whose probability at the first decoder position is the probability of no speech.
+
+    It is looked up by its newer and its older name; None if the vocabulary has neither.
+    """
+    token: int | None = tokenizer.token_to_id("<|nospeech|>") or tokenizer.token_to_id("<|nocaptions|>")
+    return token
 
 
 @dataclass(frozen=True)
 class ModelFormat:
-    """What decoding needs to know of a model folder."""
+    """The settings of a model folder that decoding needs."""
 
     prompt: list[int]
-    """Start, language, task, no-timestamps: as far as the vocabulary has them."""
+    """Tokens that precede every text: start, language, task, no-timestamps. English-only models have no language and
+    task."""
     end: int
+    """The end-of-text token."""
     suppress: list[int]
+    """Tokens that must not be generated."""
     suppress_first: list[int]
+    """Tokens that must not be generated as the first one."""
     max_length: int
-    """Tokens, prompt included."""
+    """Maximum number of tokens of a text, the prompt included."""
     mel_bins: int
     window_samples: int
+    """Length of the encoder's window in samples at 16 kHz."""
     start_of_previous: int | None
-    """Token before previous text; None where the vocabulary has none."""
+    """Token that introduces previous text; None if the vocabulary has none."""
     languages: dict[str, int] = field(default_factory=dict)
-    """Token of each language code; none for English-only models."""
+    """Token of each language code; empty for English-only models."""
 
     @property
     def no_timestamps(self) -> int:
-        """The token that asks for text without timestamps."""
+        """The token that requests text without timestamps."""
         return self.prompt[-1]
 
     @property
     def timestamp_begin(self) -> int:
-        """The token of 0.00 s; it and all after it are timestamps."""
+        """The timestamp token of 0.00 s; all tokens from it on are timestamps."""
         return self.no_timestamps + 1
 
-    def prompt_in(self, language: str | None) -> list[int]:
-        """The prompt with another language in its place; as it stands where the model has none."""
+    def prompt_for(self, language: str | None) -> list[int]:
+        """Return the prompt with another language code; the unchanged prompt for an English-only model."""
         if not self.languages:
             return list(self.prompt)
         assert language is not None
@@ -108,7 +122,10 @@ class ModelFormat:
 
     @classmethod
     def load(cls, folder: Path, language: str | None, task: str) -> "ModelFormat":
-        """Read config, generation_config and preprocessor_config; UserError for a language it does not have."""
+        """Read config.json, generation_config.json and preprocessor_config.json of a model folder.
+
+        Raises UserError if the model has no such language or task, or if the files disagree on mel bins or window.
+        """
         config = JsonSettings.read(folder / "config.json")
         generation = JsonSettings.read(folder / "generation_config.json")
         features = JsonSettings.read(folder / "preprocessor_config.json")
@@ -117,14 +134,14 @@ class ModelFormat:
         if languages:
             if f"<|{language}|>" not in languages:
                 known = ", ".join(sorted(name.strip("<|>") for name in languages))
-                raise UserError(f"teacher.language: expected one of {known} (of {folder}), found {language}")
+                raise UserError(f"teacher.language: expected one of {known} (languages of {folder}), found {language}")
             prompt += [languages[f"<|{language}|>"], generation["task_to_id"][task]]
         elif task != "transcribe":
-            raise UserError(f"teacher.task: {folder} is English-only and can only transcribe, found {task}")
+            raise UserError(f"teacher.task: expected transcribe, since {folder} is English-only, found {task}")
         if features["feature_size"] != config["num_mel_bins"]:
             raise UserError(
                 f"{folder}/preprocessor_config.json: expected feature_size {config['num_mel_bins']}, the mel bins of "
-                f"config.json, found {features['feature_size']}; make them agree"
+                f"config.json, found {features['feature_size']}; make the files agree"
             )
         window = features.get("n_samples") or features["chunk_length"] * 16_000
         frames = 2 * config["max_source_positions"]

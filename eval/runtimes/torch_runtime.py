@@ -1,6 +1,6 @@
-"""PyTorch runtime: the teacher's baseline, and the reference every export is compared with.
+"""The PyTorch runtime: baseline of every benchmark, and the reference that every export is compared with.
 
-B batch, F mel bins, T mel frames, S encoder positions, L tokens, V vocabulary.
+B batch, F mel bins, T mel frames, S encoder positions, D width, L tokens, V vocabulary.
 """
 
 import json
@@ -21,34 +21,37 @@ PRECISIONS = ("fp32",)
 
 
 def files(folder: Path, _precision: str) -> list[Path]:
-    """The safetensors of a checkpoint."""
+    """Return the existing safetensors files of the checkpoint."""
     return sorted(folder.glob("model*.safetensors"))
 
 
 def load(folder: Path, _precision: str, threads: int) -> "TorchRuntime":
-    """A checkpoint in memory."""
+    """Load a checkpoint on the CPU in float32. Raises UserError if a file is missing or broken."""
     torch.set_num_threads(threads)
     return TorchRuntime(load_model(folder))
 
 
 def model_class(folder: Path) -> type[WhisperForConditionalGeneration]:
-    """Whisper itself, or for a folder of a changed shape ours, whatever modelling file lies there: it is never run."""
+    """Return the class to load a model folder with: Whisper, or this project's class if the shape was changed.
+
+    A modelling file in the folder is never executed.
+    """
     config = json.loads((folder / "config.json").read_text())
-    changed = any(config.get(key) for key in KEYS)
-    return SottovoceForConditionalGeneration if changed else WhisperForConditionalGeneration
+    changed_shape = any(config.get(key) for key in KEYS)
+    return SottovoceForConditionalGeneration if changed_shape else WhisperForConditionalGeneration
 
 
 def load_model(folder: Path, dtype: torch.dtype = torch.float32) -> WhisperForConditionalGeneration:
-    """A Whisper checkpoint from a local folder, in evaluation mode; safetensors only.
+    """Load a Whisper checkpoint from the safetensors of a local folder, in evaluation mode.
 
-    Raises UserError for files that are missing or broken.
+    Raises UserError if a file is missing or broken.
     """
     transformers.logging.disable_progress_bar()
     try:
         model = model_class(folder).from_pretrained(folder, dtype=dtype, local_files_only=True, use_safetensors=True)
     except (OSError, RuntimeError, ValueError, TypeError, AttributeError, SafetensorError) as error:
         found = one_line(error)[:200]
-        if "ignore_mismatched_sizes" in found:  # transformers' advice, below a table of its own
+        if "ignore_mismatched_sizes" in found:  # transformers prints a table and then advises this option
             found = "weights of other shapes than config.json says"
         raise UserError(
             f"{folder}: expected a Whisper checkpoint of config.json and safetensors, found {found}"
@@ -59,10 +62,16 @@ def load_model(folder: Path, dtype: torch.dtype = torch.float32) -> WhisperForCo
 def load_teacher(
     folder: Path, device: torch.device, precision: str = "auto", quantize: int | None = None, attention: str = "sdpa"
 ) -> WhisperForConditionalGeneration:
-    """A teacher that is only listened to, as small and fast as its device allows.
+    """Load a teacher for inference only, without gradients, as small and fast as its device allows.
 
-    Precision `auto` is fp32 on a CPU, bf16 where a GPU has it, else fp16. With `quantize` 8 or 4 its linear layers are
-    held by bitsandbytes in LLM.int8() or NF4. Raises UserError where the device or the package lacks a kernel.
+    Args:
+        folder: A local model folder.
+        device: Where the model is placed.
+        precision: `fp32`, `bf16`, `fp16` or `auto`: fp32 on a CPU, bf16 on a GPU that supports it, else fp16.
+        quantize: 8 or 4 to let bitsandbytes keep the linear layers in LLM.int8() or NF4; None for no quantization.
+        attention: transformers' `attn_implementation`.
+
+    Raises UserError if the device or an installed package lacks a kernel for these options.
     """
     types = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
     if precision == "auto":
@@ -81,24 +90,26 @@ def load_teacher(
             attn_implementation=attention, device_map={"": device} if config else None,
         )  # fmt: skip
     except (ImportError, RuntimeError, ValueError) as error:
-        wanted = f"labels.quantize {quantize}, " if quantize else ""
+        options = f"labels.quantize {quantize}, " if quantize else ""
+        options += f"labels.attention {attention}"
         raise UserError(
-            f"teacher {folder}: {wanted}labels.attention {attention} cannot be had on {device}: "
-            f"{str(error).splitlines()[0]}"
+            f"teacher {folder}: expected {options} to work on {device}, found {str(error).splitlines()[0]}; "
+            "change these options"
         ) from error
     return (model if config else model.to(device)).eval().requires_grad_(False)
 
 
 @dataclass
 class TorchState:
-    """Encoder states [B, S, D] and the decoder's cache."""
+    """Decoding state of one batch. A step extends the cache in place: continue from the latest state only."""
 
     encoder_BSD: torch.Tensor
     cache: EncoderDecoderCache | None = None
+    """The decoder's key-value cache; None before the prompt."""
 
 
 class TorchRuntime:
-    """A model in memory behind the `Runtime` face."""
+    """A loaded transformers model as a `Runtime`."""
 
     def __init__(self, model: WhisperForConditionalGeneration, device: torch.device | str = "cpu"):
         self.model = model.to(device)
@@ -107,13 +118,13 @@ class TorchRuntime:
 
     @torch.inference_mode()
     def encode(self, mel_BFT: np.ndarray) -> TorchState:
-        """Log-mel [B, F, T] to encoder states."""
+        """See `Runtime.encode`."""
         mel = torch.from_numpy(np.ascontiguousarray(mel_BFT)).to(self.model.device, self.model.dtype)
         return TorchState(self.model.model.encoder(mel).last_hidden_state)
 
     @torch.inference_mode()
     def step(self, tokens_BL: np.ndarray, state: TorchState) -> tuple[np.ndarray, TorchState]:
-        """Logits [B, V] after the last of these tokens."""
+        """See `Runtime.step`."""
         decoded = self.model.model.decoder(
             input_ids=torch.from_numpy(tokens_BL).to(self.model.device),
             encoder_hidden_states=state.encoder_BSD,

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Error rates: what is transcribed, how errors are counted, and their intervals and p values."""

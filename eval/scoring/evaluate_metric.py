@@ -1,4 +1,4 @@
-"""The error rates behind the face of `evaluate`, without the script that `evaluate.load` would download.
+"""The error rates as a metric of the `evaluate` library, without the script that `evaluate.load` would download.
 
 Apart from `eval.scoring.error_rates`, since importing `evaluate` takes two seconds.
 """
@@ -13,7 +13,11 @@ from eval.scoring.error_rates import count_errors
 
 
 class ErrorRate(evaluate.Metric):
-    """Corpus error rate in percent with its edit counts: `ErrorRate("wer")` or `ErrorRate("cer")`."""
+    """Corpus error rate in percent and its edit counts: `ErrorRate("wer")` or `ErrorRate("cer")`.
+
+    `compute(predictions=..., references=...)` returns the rate under the name of the metric, and `substitutions`,
+    `deletions`, `insertions` and `units` (words or characters of the references).
+    """
 
     def _info(self) -> Any:
         return evaluate.MetricInfo(

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Basics that every other package uses: errors, logs, progress, atomic files, model folders and model shapes."""

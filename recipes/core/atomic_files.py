@@ -1,4 +1,4 @@
-"""TODO: recipes.core.atomic_files."""
+"""Write files atomically: a reader sees either the old file or the complete new one."""
 
 import json
 import os
@@ -10,17 +10,20 @@ from typing import Any
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """A file to write beside `path`, renamed to it when the body ends well: a reader never sees half a file."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    """Yield a temporary path in the folder of `path` to write to, and rename it to `path` when the body succeeds.
+
+    If the body raises, the temporary file is removed and `path` is left unchanged.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        yield beside
+        yield temporary
     except BaseException:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
-    beside.replace(path)
+    temporary.replace(path)
 
 
 def write_json(path: Path, value: Any) -> None:
-    """JSON, written beside and renamed."""
-    with atomic_write(path) as beside:
-        beside.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    """Write `value` to `path` as indented JSON, atomically."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n")

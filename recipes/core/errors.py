@@ -1,4 +1,4 @@
-"""The errors that end a command, their exit statuses, and the one line that the user sees."""
+"""Errors that end a command with a one-line message and a fixed exit status."""
 
 import json
 import os
@@ -10,54 +10,67 @@ from pathlib import Path
 from recipes.core.logs import configure_logging, log
 
 
-class UserError(Exception):
-    """Something the user can mend. The message is one line: what, where, expected, found, what to do. Exit 2."""
-
-    status = 2
-
-
-class RunError(Exception):
-    """The run itself failed (parity beyond tolerance, too many broken files). One line; exit 1."""
+class CommandError(Exception):
+    """Base class of the errors below. The message is one line; `status` is the exit status of the command."""
 
     status = 1
 
 
-class BudgetMissed(Exception):
-    """A required device budget is not kept. Exit 3."""
+class UserError(CommandError):
+    """The user can correct this. The message says what, where, expected, found and what to do. Exit status 2."""
+
+    status = 2
+
+
+class RunError(CommandError):
+    """The run itself failed, for example parity beyond tolerance or too many unusable files. Exit status 1."""
+
+    status = 1
+
+
+class BudgetMissed(CommandError):
+    """No artefact keeps a required device budget. Exit status 3."""
 
     status = 3
 
 
 def one_line(error: BaseException) -> str:
-    """The message of `error` folded to a single line."""
+    """Return the message of `error` as a single line."""
     return " ".join(str(error).split())
 
 
+def exit_status(error: BaseException) -> int:
+    """Return the exit status of a command that ends with `error`: 1 unless it is a `CommandError`."""
+    return error.status if isinstance(error, CommandError) else 1
+
+
 MESSAGE_FILE_VARIABLE = "SOTTOVOCE_MESSAGES"
-"""Environment variable: a file to which the processes of a stage write what ended them, for whoever started them."""
+"""Environment variable with the path of a file to which a failing stage process writes its error for its parent."""
 
 
 def run_main(main: Callable[[], None]) -> None:
-    """Run a command's `main`; turn the errors above into one line on stderr and their exit status."""
+    """Run `main`. A `CommandError` becomes one line on stderr and an exit status; other errors keep their traceback."""
     configure_logging()
     try:
         main()
-    except (UserError, RunError, BudgetMissed) as error:
+    except CommandError as error:
         log.error(f"error: {one_line(error)}")
-        _leave_message(error)
+        _write_message_file(error)
         sys.exit(error.status)
     except Exception as error:
-        _leave_message(error)
+        _write_message_file(error)
         raise
     except KeyboardInterrupt:
         log.error("interrupted; run the same command again to continue")
         sys.exit(130)
 
 
-def _leave_message(error: Exception) -> None:
-    """The first process to fail is the cause: the others fail for want of it, and find the file there."""
+def _write_message_file(error: Exception) -> None:
+    """Write the message and the exit status to the message file, unless another process has done so.
+
+    When a stage runs several processes, the first one to fail is the cause: the others fail because it has gone.
+    """
     if file := os.environ.get(MESSAGE_FILE_VARIABLE):
-        status = getattr(error, "status", None)
-        message = one_line(error) if status else f"{type(error).__name__}: {one_line(error)}"
-        with suppress(OSError), Path(file).open("x") as left:
-            json.dump({"message": message, "status": status or 1}, left)
+        message = one_line(error) if isinstance(error, CommandError) else f"{type(error).__name__}: {one_line(error)}"
+        with suppress(OSError), Path(file).open("x") as stream:
+            json.dump({"message": message, "status": exit_status(error)}, stream)

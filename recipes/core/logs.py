@@ -1,4 +1,4 @@
-"""Log messages: to stderr as they are, and to a file with time and level while a stage runs.
+"""Logging: messages go to stderr as plain text and, while a stage runs, to a log file with time and level.
 
 Every module logs through `log`. A command prints its *result* on stdout and logs everything else, so that the output of
 `sottovoce transcribe ... > text.txt` holds the text alone.
@@ -13,7 +13,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 log = logging.getLogger("sottovoce")
-"""The project's logger. Other packages' loggers are left as they are."""
+"""The logger of this project. The loggers of other packages are not changed."""
 
 
 class _StderrHandler(logging.Handler):
@@ -25,7 +25,7 @@ class _StderrHandler(logging.Handler):
 
 
 def configure_logging() -> None:
-    """Send `log`'s messages of level INFO and above to stderr; a second call changes nothing."""
+    """Send messages of `log` at level INFO and above to stderr. Calling it again has no effect."""
     log.setLevel(logging.DEBUG)
     log.propagate = False
     if not any(isinstance(handler, _StderrHandler) for handler in log.handlers):
@@ -36,7 +36,7 @@ def configure_logging() -> None:
 
 @contextmanager
 def log_to_file(path: Path) -> Iterator[None]:
-    """Append every message, debug messages and tracebacks included, to `path` while the body runs."""
+    """Append all messages of `log`, with debug messages and the traceback of an error, to `path` during the body."""
     configure_logging()
     path.parent.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(path, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""What a figure was measured on: hardware, versions, commit. Imports nothing heavy."""
+"""Hardware, package versions and commit behind a measurement. Imports no heavy packages."""
 
 import ctypes
 import os
@@ -9,7 +9,7 @@ import sys
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import psutil
 
@@ -19,31 +19,47 @@ _PACKAGES = (
 )  # fmt: skip
 
 ONE_BLAS_THREAD = {"OPENBLAS_NUM_THREADS": "1"}
-"""Environment of a process that transcribes: numpy's BLAS, used for the log-mel alone, keeps to its thread.
+"""Environment of a process that transcribes: it limits numpy's BLAS, which only the log-mel uses, to one thread.
 
-Its other threads would spin after each product on the cores that the runtime then needs: the int8 encoder of alnum's
-student took 15.9 ms on two threads of two cores with ONNX Runtime and takes 8.5, with OpenVINO 8.2 and 5.7.
+With more threads, BLAS keeps spinning after each product on the cores that the runtime needs next. On two threads of
+two cores, one BLAS thread takes the int8 encoder of alnum's student from 15.9 ms to 8.5 ms with ONNX Runtime and from
+8.2 ms to 5.7 ms with OpenVINO.
 """
 
 
 def threads_environment(threads: int) -> dict[str, str]:
-    """This process's environment for one that measures with so many threads."""
+    """Return the environment of a measuring process that uses `threads` threads, based on this process's own."""
     return os.environ | dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads)) | ONE_BLAS_THREAD
 
 
 def end_with_parent() -> None:
-    """Let the kernel kill this process when the one that started it dies; elsewhere than on Linux nothing is done.
+    """Let the kernel kill this process when its parent dies. Does nothing on systems other than Linux.
 
-    A stage that is killed then leaves no process behind that measures on, beside its next try.
+    Without this, a stage that is killed would leave a measuring process behind, which disturbs the next attempt.
     """
     if sys.platform == "linux":
         set_parent_death_signal = 1  # prctl(2)
         ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
 
 
+class MachineDescription(TypedDict):
+    """Hardware and software of a machine, as written to JSON files."""
+
+    cpu: str
+    """Model name of the processor."""
+    cores: int
+    """Number of cores that this process may use."""
+    memory_gb: float
+    """Physical memory in GB (10^9 bytes)."""
+    platform: str
+    python: str
+    versions: dict[str, str]
+    """Version of each installed package that can change a result."""
+
+
 @cache
-def describe_machine() -> dict[str, Any]:
-    """CPU model, usable cores, memory in GB, platform, Python and package versions."""
+def describe_machine() -> MachineDescription:
+    """Describe the machine and the environment that this process runs in."""
     return {
         "cpu": _cpu_model(),
         "cores": len(os.sched_getaffinity(0)),
@@ -56,16 +72,15 @@ def describe_machine() -> dict[str, Any]:
 
 @cache
 def current_commit() -> str | None:
-    """The checkout's commit, `+` when it has changes; None outside a checkout."""
-    here = Path(__file__).parent
+    """Return the commit of the checkout, with `+` appended if it has uncommitted changes; None outside a checkout."""
     try:
-        said = subprocess.run(
+        completed = subprocess.run(
             ["git", "describe", "--always", "--exclude=*", "--dirty=+"],
-            cwd=here, capture_output=True, text=True, timeout=5, check=True,
+            cwd=Path(__file__).parent, capture_output=True, text=True, timeout=5, check=True,
         )  # fmt: skip
     except (OSError, subprocess.SubprocessError):
         return None
-    return said.stdout.strip() or None
+    return completed.stdout.strip() or None
 
 
 def _cpu_model() -> str:

@@ -1,4 +1,4 @@
-"""Progress of long loops: a bar in a terminal, one line every tenth of the work elsewhere."""
+"""Progress of long loops: a bar in a terminal, otherwise one log line per tenth of the work."""
 
 import sys
 import time
@@ -16,13 +16,13 @@ class Progress:
     """Counts finished steps of a known or unknown total and shows them.
 
     In a terminal this is a tqdm bar. Where stderr is a file or a pipe, one line is logged at each tenth of the total
-    (at each 1,000 steps where the total is unknown), with the time passed and an estimate of the time left.
+    (every 1,000 steps if the total is unknown), with the time passed and an estimate of the time left.
 
     Args:
         name: What is being done, for example `labels`.
-        total: Number of steps, or None where it is unknown.
+        total: Number of steps, or None if it is unknown.
         unit: What one step is, for example `batch`.
-        initial: Steps that an earlier run has finished.
+        initial: Number of steps that an earlier run has finished.
         disable: Show nothing, for processes other than the main one.
     """
 
@@ -34,7 +34,7 @@ class Progress:
         self._bar = tqdm(desc=name, total=total, unit=unit, initial=initial, disable=disable) if terminal else None
 
     def update(self, steps: int = 1, figures: str = "") -> None:
-        """Count finished steps; `figures` is shown beside them, for example `loss 1.23`."""
+        """Count finished steps; `figures` is shown next to the count, for example `loss 1.23`."""
         self.done += steps
         if self._bar is not None:
             if figures:
@@ -45,7 +45,7 @@ class Progress:
             log.info(self._line(figures))
 
     def close(self) -> None:
-        """Take the bar off the screen."""
+        """Close the progress bar, if there is one."""
         if self._bar is not None:
             self._bar.close()
 
@@ -72,7 +72,7 @@ def track(
     items: Iterable[T], name: str, total: int | None = None, *, unit: str = "step", initial: int = 0,
     disable: bool = False,
 ) -> Iterator[T]:  # fmt: skip
-    """Yield the items while showing how many are done. Arguments as for `Progress`; `total` defaults to `len(items)`."""
+    """Yield the items and show how many are done. Arguments as for `Progress`; `total` defaults to `len(items)`."""
     if total is None and isinstance(items, Sized):
         total = initial + len(items)
     with Progress(name, total, unit=unit, initial=initial, disable=disable) as progress:

@@ -1,34 +1,39 @@
-"""Shapes of Whisper models in numbers, without loading any."""
+"""Shapes of Whisper models and their parameter counts, computed without loading a model."""
 
 from dataclasses import dataclass, replace
 from typing import Any
 
 POSITIONS_PER_SECOND = 50
-"""Of the encoder: log-mel frames come every 10 ms, and its second convolution takes every other."""
+"""Encoder positions per second: log-mel frames come every 10 ms and the second convolution has stride 2."""
 
 
 @dataclass(frozen=True)
 class WhisperShape:
-    """What decides a Whisper model's size."""
+    """Everything that determines the size of a Whisper model."""
 
     width: int
+    """Width of the hidden states (`d_model`)."""
     encoder_layers: int
     decoder_layers: int
     heads: int
+    """Attention heads in each layer."""
     vocabulary: int
+    """Number of tokens, special tokens included."""
     mel_bins: int = 80
     source_positions: int = 1500
+    """Encoder positions; see `POSITIONS_PER_SECOND`."""
     target_positions: int = 448
+    """Decoder positions: the longest token sequence."""
     ffn: int = 0
-    """Inner width of the feed-forward blocks; 0 for four times the width."""
+    """Inner width of the feed-forward blocks. 0 means four times `width`."""
     encoder_ffn: int = 0
-    """The encoder's, where it has another; 0 for the same."""
+    """Inner width of the encoder's feed-forward blocks if it differs from `ffn`. 0 means the same."""
     encoder_heads: int = 0
-    """Heads in each encoder layer, where some have left; 0 for all."""
+    """Heads in each encoder layer if some were pruned. 0 means `heads`."""
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "WhisperShape":
-        """From the values of a config.json."""
+        """Create a shape from the values of a `config.json`."""
         return cls(
             config["d_model"], config["encoder_layers"], config["decoder_layers"], config["decoder_attention_heads"],
             config["vocab_size"], config["num_mel_bins"], config["max_source_positions"],
@@ -37,28 +42,28 @@ class WhisperShape:
         )  # fmt: skip
 
     def cut(self, encoder_layers: int | None, decoder_layers: int) -> "WhisperShape":
-        """The same at another depth; None keeps the encoder's."""
+        """Return this shape with other numbers of layers. None keeps the number of encoder layers."""
         return replace(self, encoder_layers=encoder_layers or self.encoder_layers, decoder_layers=decoder_layers)
 
     @property
-    def neurons(self) -> tuple[int, int]:
-        """In each feed-forward block of the encoder and of the decoder."""
+    def ffn_widths(self) -> tuple[int, int]:
+        """Inner widths of the feed-forward blocks: encoder, decoder."""
         decoder = self.ffn or 4 * self.width
         return self.encoder_ffn or decoder, decoder
 
     @property
     def encoder_parameters(self) -> int:
-        """Convolutions, fixed positions, layers, final norm."""
+        """Number of encoder parameters: convolutions, fixed positions, layers and final norm."""
         width, heads = self.width, self.encoder_heads or self.heads
         convolutions = 3 * width * self.mel_bins + width + 3 * width * width + width
-        layer = self._attention(heads * width // self.heads) + self._feed_forward(self.neurons[0]) + 4 * width
+        layer = self._attention(heads * width // self.heads) + self._feed_forward(self.ffn_widths[0]) + 4 * width
         return convolutions + self.source_positions * width + self.encoder_layers * layer + 2 * width
 
     @property
     def decoder_parameters(self) -> int:
-        """Embedding (the head is tied to it), positions, layers, final norm."""
+        """Number of decoder parameters: embedding (the output layer shares it), positions, layers and final norm."""
         width = self.width
-        layer = 2 * self._attention(width) + self._feed_forward(self.neurons[1]) + 6 * width
+        layer = 2 * self._attention(width) + self._feed_forward(self.ffn_widths[1]) + 6 * width
         return (self.vocabulary + self.target_positions) * width + self.decoder_layers * layer + 2 * width
 
     def _attention(self, inner: int) -> int:
@@ -69,7 +74,7 @@ class WhisperShape:
 
     @property
     def parameters(self) -> int:
-        """All parameters."""
+        """Number of all parameters."""
         return self.encoder_parameters + self.decoder_parameters
 
 
@@ -82,10 +87,10 @@ WHISPER_SHAPES = {
     "large-v3": WhisperShape(1280, 32, 32, 20, 51866, mel_bins=128),
     "large-v3-turbo": WhisperShape(1280, 32, 4, 20, 51866, mel_bins=128),
 }
-"""OpenAI's shapes by name (openai/whisper, model card)."""
+"""Shapes of OpenAI's models by name (model card of openai/whisper)."""
 
 HUB_SHAPES = {f"openai/whisper-{name}": shape for name, shape in WHISPER_SHAPES.items()} | {
     f"openai/whisper-{name}.en": replace(WHISPER_SHAPES[name], vocabulary=51864)
     for name in ("tiny", "base", "small", "medium")
 }
-"""The same by Hub id, so that `check` needs no network."""
+"""Shapes of OpenAI's models by Hub id, so that `sottovoce check` needs no network."""

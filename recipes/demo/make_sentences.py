@@ -1,9 +1,9 @@
-"""The demo's sentences: letters, digits, numbers, dates, addresses and commands, in the manner of AN4.
+"""Generate the sentences of the demo: letters, digits, numbers, dates, addresses and commands, as in the AN4 corpus.
 
     python recipes/demo/make_sentences.py
 
-A small grammar of our own writes sentences.txt beside this file: distinct, lower case, spelled letters
-apart, none longer than 6 s when spoken; the same file on every machine.
+A small grammar writes sentences.txt next to this file. All sentences are distinct, in lower case, with spelled letters
+separated by spaces, and take at most 6 s to speak. The file is the same on every machine.
 """
 
 import random
@@ -12,7 +12,7 @@ from pathlib import Path
 
 
 def words(text: str) -> list[str]:
-    """The words of a text."""
+    """Split a text into words."""
     return text.split()
 
 
@@ -43,7 +43,7 @@ SHORT = words("cat dog box sun map key jet fox ice zip owl gum van bird lamp fis
 
 
 def below_hundred(number: int) -> str:
-    """A number from 0 to 99 in words."""
+    """Return a number from 0 to 99 in words."""
     if number < 10:
         return ONES[number]
     if number < 20:
@@ -53,35 +53,35 @@ def below_hundred(number: int) -> str:
 
 
 def digits(draw: random.Random, count: int) -> str:
-    """Digits one by one; zero is `oh` as often as `zero`."""
+    """Return random digits as words. Zero is spoken as `zero` or as `oh`, with equal probability."""
     drawn = [draw.choice(ONES) for _ in range(count)]
     return " ".join(draw.choice(("zero", "oh")) if word == "zero" else word for word in drawn)
 
 
 def spelled(draw: random.Random) -> str:
-    """A name, a place or a short word, letter by letter."""
+    """Return a name, a place or a short word, spelled letter by letter."""
     return " ".join(draw.choice((*NAMES, *PLACES, *SHORT)))
 
 
 def letters(draw: random.Random, least: int, most: int) -> str:
-    """Letters that spell nothing."""
+    """Return `least` to `most` random letters."""
     return " ".join(draw.choice(LETTERS) for _ in range(draw.randint(least, most)))
 
 
 def short_number(draw: random.Random) -> str:
-    """A number as a command ends in: `nine`, `thirty nine`, `six four two`."""
+    """Return a number as it ends a command: `nine`, `thirty nine`, `six four two`."""
     return draw.choice((digits(draw, draw.randint(1, 4)), below_hundred(draw.randrange(10, 100))))
 
 
 def number(draw: random.Random) -> str:
-    """A number up to the thousands."""
+    """Return a number up to nine thousand."""
     small = below_hundred(draw.randrange(1, 100))
     hundreds = f"{draw.choice(ONES[1:])} hundred"
     return draw.choice((small, hundreds, f"{hundreds} {small}", f"{draw.choice(ONES[1:])} thousand"))
 
 
 def date(draw: random.Random) -> str:
-    """`march third nineteen seventy`, or month, day and year as numbers."""
+    """Return a date such as `march third nineteen seventy`, or month, day and year as numbers."""
     day, year = draw.randint(1, 28), draw.randint(10, 99)
     ordinal = ORDINALS[day - 1] if day <= 20 else f"twenty {ORDINALS[day - 21]}"
     month = draw.randrange(12)
@@ -94,43 +94,43 @@ def date(draw: random.Random) -> str:
 
 
 def house_number(draw: random.Random) -> str:
-    """`four oh nine`, `two twelve`, `fifty six thirty`."""
+    """Return a house number such as `four oh nine`, `two twelve` or `fifty six fifty six`."""
     pair = below_hundred(draw.randrange(10, 100))
     return draw.choice((digits(draw, draw.randint(3, 4)), f"{draw.choice(ONES[1:])} {pair}", f"{pair} {pair}"))
 
 
 def address(draw: random.Random) -> str:
-    """A house number and the spelled name of a street."""
+    """Return a house number and the spelled name of a street."""
     return f"{house_number(draw)} {' '.join(draw.choice([place for place in PLACES if len(place) < 6]))}"
 
 
 def postcode(draw: random.Random) -> str:
-    """Five digits, `one five two one nine`."""
+    """Return five digits, such as `one five two one nine`."""
     return digits(draw, 5)
 
 
 def phone(draw: random.Random) -> str:
-    """Seven digits."""
+    """Return seven digits."""
     return digits(draw, 7)
 
 
 def enter(draw: random.Random) -> str:
-    """`enter` and a number."""
+    """Return `enter` and a number."""
     return f"enter {short_number(draw)}"
 
 
 def edit(draw: random.Random) -> str:
-    """`rubout g m e f three nine`, `erase c q q f seven`."""
+    """Return an editing command such as `rubout g m e f three nine` or `erase c q q f seven`."""
     return f"{draw.choice(('rubout', 'erase'))} {letters(draw, 2, 4)} {short_number(draw)}"
 
 
 def code(draw: random.Random) -> str:
-    """Letters and a number, as on a number plate."""
+    """Return letters and a number, as on a number plate."""
     return f"{letters(draw, 2, 4)} {short_number(draw)}"
 
 
 def command(draw: random.Random) -> str:
-    """One word."""
+    """Return a command of one word."""
     return draw.choice(COMMANDS)
 
 
@@ -147,19 +147,22 @@ MIX: dict[Callable[[random.Random], str], int] = {
     edit: 170,
     address: 35,
 }
-"""Sentences of each kind: all of AN4's, fewer of those that the teacher mishears (random letters, and an
-address said whole, which AN4 has only in parts)."""
+"""Number of sentences of each kind.
+
+All kinds of AN4 are included. There are fewer of those that the teacher often gets wrong: random letters, and whole
+addresses, of which AN4 contains only the parts.
+"""
 
 
 def sentences() -> list[tuple[str, str]]:
-    """(kind, sentence) pairs in a mixed order, no sentence twice."""
+    """Return distinct sentences in random order, as pairs of kind and sentence."""
     draw = random.Random(0)
-    kinds: dict[str, str] = {}
-    for make, count in MIX.items():
-        wanted = len(kinds) + count
-        while len(kinds) < wanted:
-            kinds.setdefault(make(draw), make.__name__)
-    pairs = [(kind, sentence) for sentence, kind in kinds.items()]
+    kind_by_sentence: dict[str, str] = {}
+    for generate, count in MIX.items():
+        target = len(kind_by_sentence) + count
+        while len(kind_by_sentence) < target:
+            kind_by_sentence.setdefault(generate(draw), generate.__name__)
+    pairs = [(kind, sentence) for sentence, kind in kind_by_sentence.items()]
     draw.shuffle(pairs)
     return pairs
 

@@ -1,240 +1,191 @@
-"""`sottovoce`: runs each stage of a recipe as its own process, and imports none of them.
+"""The `sottovoce` command. It runs each stage of a recipe as a process of its own and imports none of them.
 
-sottovoce run recipes/demo/recipe.yaml                 what is missing or stale, the rest is skipped
-sottovoce run recipes/demo/recipe.yaml --from train    from a stage on, whatever is there
-sottovoce check recipes/demo/recipe.yaml               validate and estimate; runs nothing
-sottovoce stages recipes/demo/recipe.yaml              what stands where
-sottovoce transcribe runs/demo/train/model a.wav       text of audio files
-sottovoce serve runs/demo/export/model                 a page that runs the student in a browser
-sottovoce compare runs/a runs/b                        finished runs side by side
-sottovoce plan --budget recipes/budgets/laptop.yaml --teacher tiny   the largest students that fit, before any training
-sottovoce release recipes/demo/recipe.yaml             a finished run as a folder for others; --push to the Hub
-sottovoce schema                                       JSON schema of the recipe, for editors
+sottovoce run recipes/demo/recipe.yaml                 run the stages that are missing or out of date
+sottovoce run recipes/demo/recipe.yaml --from train    rerun a stage and all later ones
+sottovoce check recipes/demo/recipe.yaml               validate the recipe and estimate its cost; runs nothing
+sottovoce stages recipes/demo/recipe.yaml              list the stages and their state
+sottovoce transcribe runs/demo/train/model a.wav       transcribe audio files
+sottovoce serve runs/demo/export/model                 open a page that runs the student in a browser
+sottovoce compare runs/a runs/b                        compare finished runs
+sottovoce plan --budget recipes/budgets/laptop.yaml --teacher tiny   find the largest students that fit, before training
+sottovoce release recipes/demo/recipe.yaml             write a release folder; --push uploads it to the Hub
+sottovoce schema                                       print the JSON schema of a recipe, for editors
 """
 
 import argparse
-import json
 import os
 import shlex
-import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import psutil
-import yaml
-
-from recipes.core.errors import MESSAGE_FILE_VARIABLE, UserError, run_main
+from recipes.core.errors import BudgetMissed, UserError, run_main
+from recipes.core.logs import log
 from recipes.core.machine import ONE_BLAS_THREAD
 from recipes.engine.check import check_recipe
 from recipes.engine.flow import STAGE_BY_NAME, Stage, active_stages
-from recipes.engine.freshness import read_record, stage_freshness
+from recipes.engine.freshness import stage_freshness
+from recipes.engine.launching import run_stage
+from recipes.engine.stage_record import RECORD_FILE, read_record
 from recipes.schema.recipe import Recipe, json_schema, load_recipe
 
-_HOME = Path(__file__).resolve().parent.parent.parent
-"""Where the stage files are: the checkout, or site-packages."""
-
-ONE_CPU_PROCESS = {
-    "compute_environment": "LOCAL_MACHINE", "distributed_type": "NO", "use_cpu": True, "num_machines": 1,
-    "num_processes": 1, "machine_rank": 0, "mixed_precision": "no",
-}  # fmt: skip
-"""What `recipes/accelerate/cpu.yaml` says."""
-
+Command = Callable[[argparse.Namespace, list[str]], None]
+"""A command: takes the parsed arguments and those that were not recognized."""
 
 MODULE_COMMANDS = {
-    "transcribe": ("eval.transcribe", "text of audio files"),
+    "transcribe": ("eval.transcribe", "transcribe audio files"),
     "serve": ("eval.serve", "try a student in a browser"),
-    "compare": ("eval.compare", "finished runs side by side, regressions flagged"),
-    "plan": ("distill.plan", "the largest students that fit a budget, before training"),
-    "release": ("distill.release", "a finished run as a folder for others, or pushed"),
+    "compare": ("eval.compare", "compare finished runs and flag regressions"),
+    "plan": ("distill.plan", "find the largest students that fit a budget, before training"),
+    "release": ("distill.release", "write a release folder of a finished run, or upload it to the Hub"),
 }
-"""Commands that are modules of their own and read their own arguments."""
+"""Module and help text of the commands that are modules of their own and parse their own arguments."""
 
 
 def main() -> None:
-    """The console script."""
+    """Run the console script `sottovoce`."""
     run_main(_main)
 
 
 def _main() -> None:
-    given, rest = parse_arguments(sys.argv[1:])
-    given.function(given, rest)
+    args, unrecognized = parse_arguments(sys.argv[1:])
+    args.function(args, unrecognized)
 
 
-def parse_arguments(words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """What the command line says, its `function` among it, and what is left for a module of its own."""
+def parse_arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Parse the command line.
+
+    Returns the arguments, with the command to call as `function`, and the arguments for a module that parses its own.
+    """
+    parser = _parser()
+    args, unrecognized = parser.parse_known_args(argv)
+    if "overrides" in args:
+        # argparse stops filling a list of positional arguments at the first option: overrides that follow are left over
+        args.overrides += [argument for argument in unrecognized if not argument.startswith("-")]
+        unrecognized = [argument for argument in unrecognized if argument.startswith("-")]
+        if unrecognized:
+            parser.error(f"unrecognized arguments: {' '.join(unrecognized)}")
+    return args, unrecognized
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="sottovoce", description="Audio in, a small student proven to fit a device out.",
-        epilog="Exit status: 0 done, 1 failed to run, 2 bad input, 3 a required budget is missed.",
+        prog="sottovoce", description="Distill a Whisper model into a small student that fits a device.",
+        epilog="Exit status: 0 success, 1 the run failed, 2 invalid input, 3 a required budget is missed.",
     )  # fmt: skip
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, function, text in (
-        ("run", _run, "run the stages that are missing or stale"),
-        ("check", _check, "validate a recipe and estimate parameters, memory and disk"),
-        ("stages", _stages, "show what stands where"),
+        ("run", _run, "run the stages that are missing or out of date"),
+        ("check", _check, "validate a recipe and estimate parameters, memory and disk space"),
+        ("stages", _stages, "list the stages of a recipe and their state"),
     ):
         command = commands.add_parser(name, help=text)
         command.add_argument("recipe", type=Path, help="recipe file, such as recipes/demo/recipe.yaml")
         command.add_argument("overrides", nargs="*", help="section.key=value")
         command.set_defaults(function=function, first=None, last=None)
         if name == "run":
-            command.add_argument(
-                "--from", dest="first", choices=STAGE_BY_NAME, metavar="STAGE", help="rerun from this stage on"
-            )
-            command.add_argument(
-                "--until", dest="last", choices=STAGE_BY_NAME, metavar="STAGE", help="stop after this stage"
-            )
+            for option, destination, purpose in (
+                ("--from", "first", "rerun this stage and all later ones"),
+                ("--until", "last", "stop after this stage"),
+            ):
+                command.add_argument(option, dest=destination, choices=STAGE_BY_NAME, metavar="STAGE", help=purpose)
     for name, (module, text) in MODULE_COMMANDS.items():
-        commands.add_parser(name, help=text, add_help=False).set_defaults(function=_module(module))
-    commands.add_parser("schema", help="print the recipe's JSON schema").set_defaults(
-        function=lambda _given, _rest: print(json_schema())
-    )
-    given, rest = parser.parse_known_args(words)
-    if "overrides" in given:  # argparse stops filling a list of positionals at the first option; the rest is ours
-        given.overrides += [word for word in rest if not word.startswith("-")]
-        rest = [word for word in rest if word.startswith("-")]
-    if rest and given.function in (_run, _check, _stages):
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    return given, rest
+        commands.add_parser(name, help=text, add_help=False).set_defaults(function=_module_command(module))
+    commands.add_parser("schema", help="print the JSON schema of a recipe").set_defaults(function=_schema)
+    return parser
 
 
-def select_stages(given: argparse.Namespace) -> tuple[Recipe, list[Stage]]:
-    """The recipe and its stages from the first to the last that the command names.
+def select_stages(args: argparse.Namespace) -> tuple[Recipe, list[Stage]]:
+    """Load and check the recipe, and return it with its stages up to `--until`.
 
-    Raises UserError for what is wrong with the command, the recipe or its paths and shapes, before anything runs.
+    Raises UserError if the recipe, its paths and shapes, or a stage named on the command line are invalid.
     """
-    recipe = load_recipe(given.recipe, given.overrides)
-    flow = active_stages(recipe)
-    names = [spec.name for spec in flow]
-    for option in (given.first, given.last):
-        if option is not None and option not in names:
-            raise UserError(f"stage {option}: not in this recipe; it has {', '.join(names)}")
+    recipe = load_recipe(args.recipe, args.overrides)
+    stages = active_stages(recipe)
+    names = [stage.name for stage in stages]
+    for name in (args.first, args.last):
+        if name is not None and name not in names:
+            raise UserError(f"stage {name}: expected a stage of this recipe ({', '.join(names)})")
     check_recipe(recipe)
-    return recipe, flow[: names.index(given.last) + 1] if given.last else flow
+    return recipe, stages[: names.index(args.last) + 1] if args.last else stages
 
 
-def _run(given: argparse.Namespace, _rest: list[str]) -> None:
-    recipe, flow = select_stages(given)
-    if given.first is not None:
-        names = [spec.name for spec in active_stages(recipe)]
-        for name in names[names.index(given.first) :]:
-            (recipe.root / name / "stage.json").unlink(missing_ok=True)
-    ran = 0
-    for spec in flow:
-        now = stage_freshness(recipe, spec.name)
-        if now.current:
-            print(f"{spec.name:<10} up to date", flush=True)
-            continue
-        print(f"{spec.name:<10} {now.reason}: running", flush=True)
-        started = time.monotonic()
-        _start(recipe, spec, given)
-        print(f"{spec.name:<10} done in {time.monotonic() - started:.0f} s", flush=True)
-        ran += 1
-    if "report" in (spec.name for spec in flow):
-        _conclude(recipe, ran)
+def _run(args: argparse.Namespace, _unrecognized: list[str]) -> None:
+    recipe, stages = select_stages(args)
+    if args.first is not None:
+        _discard_from(recipe, args.first)
+    finished = [_run_if_outdated(recipe, stage, args) for stage in stages]
+    if "report" in (stage.name for stage in stages):
+        _show_results(recipe, any_stage_ran=any(finished))
 
 
-def _start(recipe: Recipe, spec: Stage, given: argparse.Namespace) -> None:
-    """Run a stage as a process of its own; its exit status becomes ours."""
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join([str(_HOME), os.environ.get("PYTHONPATH", "")]).rstrip(":")
-    }
-    program, *rest = spec.command.split()
-    if program == "accelerate":
-        _, script, *options = rest
-        launcher, variables = _launcher(recipe.launch)
-        environment = variables | environment
-        command = [sys.executable, *launcher, str(_HOME / script), *options]
-    else:
-        launcher, command = [], [sys.executable, *rest]
-    with tempfile.TemporaryDirectory() as folder:
-        message = Path(folder) / "message"
-        environment |= {MESSAGE_FILE_VARIABLE: str(message)}
-        process = subprocess.Popen([*command, str(given.recipe), *given.overrides], env=environment)
-        code = _wait(process, launched=bool(launcher))
-        left = json.loads(message.read_text()) if message.is_file() else {}
-    if code == 0:
-        return
-    again = shlex.join(["sottovoce", "run", str(given.recipe), *given.overrides])
-    # accelerate's launcher hides a stage's exit status, and says much after a process's own message.
-    cause = f": {left.get('message', f'a process ended with exit status {code}')}" if launcher else ""
-    print(f"{spec.name:<10} failed{cause}; `{again}` goes on from here", file=sys.stderr)
-    sys.exit(left.get("status", code if code in (1, 2, 3) else 1))
+def _discard_from(recipe: Recipe, first: str) -> None:
+    """Remove the records of the stage `first` and of all later stages, so that they run again."""
+    names = [stage.name for stage in active_stages(recipe)]
+    for name in names[names.index(first) :]:
+        (recipe.root / name / RECORD_FILE).unlink(missing_ok=True)
 
 
-def _wait(process: subprocess.Popen[bytes], *, launched: bool) -> int:
-    """Its exit status. SIGTERM goes on to the stage below any launcher, which saves and ends; then we do."""
-
-    def tell(*_: object) -> None:
-        below = psutil.Process(process.pid)
-        for stage in below.children() if launched else [below]:
-            stage.terminate()
-
-    before = signal.signal(signal.SIGTERM, tell)
-    try:
-        return process.wait()
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _launcher(launch: Path | None) -> tuple[list[str], dict[str, str]]:
-    """Python's arguments that start a stage's processes, none where it needs no launcher, and environment variables."""
-    # `accelerate launch` itself, without two seconds of importing its other commands.
-    accelerate = ["-m", "accelerate.commands.launch", "--quiet"]
-    if launch is None:
-        return accelerate, {}
-    settings = yaml.safe_load(launch.read_text())
-    processes = settings.get("num_processes", 1)
-    threads = {"OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // processes))}
-    if settings.get("distributed_type") == "MULTI_CPU":
-        # accelerate 1.15 starts one process here, whatever num_processes says: the others it leaves to MPI.
-        torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-        return torchrun, threads | {"ACCELERATE_USE_CPU": "true"}
-    if settings == ONE_CPU_PROCESS:
-        # Nothing to launch but this variable: the launcher imports torch, two seconds and 230 MB for as long as we run.
-        return [], threads | {"ACCELERATE_USE_CPU": "true"}
-    return [*accelerate, "--config_file", str(launch)], threads
+def _run_if_outdated(recipe: Recipe, stage: Stage, args: argparse.Namespace) -> bool:
+    """Run a stage unless it is current, and return whether it ran. Exits with the status of a stage that fails."""
+    freshness = stage_freshness(recipe, stage.name)
+    if freshness.current:
+        print(f"{stage.name:<10} up to date", flush=True)
+        return False
+    print(f"{stage.name:<10} {freshness.reason}: running", flush=True)
+    started = time.monotonic()
+    arguments = [str(args.recipe), *args.overrides]
+    ended = run_stage(stage, recipe.launch, arguments)
+    if ended.status != 0:
+        cause = f": {ended.message}" if ended.message else ""
+        again = shlex.join(["sottovoce", "run", *arguments])
+        log.error(f"{stage.name:<10} failed{cause}; run `{again}` to continue from here")
+        sys.exit(ended.status)
+    print(f"{stage.name:<10} done in {time.monotonic() - started:.0f} s", flush=True)
+    return True
 
 
-def _conclude(recipe: Recipe, ran: int) -> None:
-    """The short table, the report's path, and exit status 3 for a missed budget."""
-    folder = recipe.root / "report"
-    if not ran:
+def _show_results(recipe: Recipe, *, any_stage_ran: bool) -> None:
+    """Print the summary table and the paths of the results. Raises BudgetMissed if a required budget is missed."""
+    folder, release = recipe.root / "report", recipe.root / "release"
+    if not any_stage_ran:
         print("nothing to do: every stage is up to date")
-    record = read_record(folder)
-    assert record is not None
     print((folder / "summary.txt").read_text().rstrip())
     print(f"report: {folder / 'report.html'}")
-    if read_record(recipe.root / "release"):
-        print(f"release: {recipe.root / 'release'}")
+    if read_record(release):
+        print(f"release: {release}")
+    record = read_record(folder)
+    assert record is not None
     if record["metrics"].get("budget_kept") is False and recipe.budget is not None and recipe.budget.required:
-        print(f"budget {recipe.budget.device.stem}: missed; see the report for each limit", file=sys.stderr)
-        sys.exit(3)
+        raise BudgetMissed(f"budget {recipe.budget.device.stem}: missed; the report shows each limit")
 
 
-def _check(given: argparse.Namespace, _rest: list[str]) -> None:
-    recipe = load_recipe(given.recipe, given.overrides)
-    for line in check_recipe(recipe):
+def _check(args: argparse.Namespace, _unrecognized: list[str]) -> None:
+    for line in check_recipe(load_recipe(args.recipe, args.overrides)):
         print(line)
 
 
-def _stages(given: argparse.Namespace, _rest: list[str]) -> None:
-    recipe = load_recipe(given.recipe, given.overrides)
-    for spec in active_stages(recipe):
-        print(f"{spec.name:<10} {stage_freshness(recipe, spec.name).reason:<40} {recipe.root / spec.name}")
+def _stages(args: argparse.Namespace, _unrecognized: list[str]) -> None:
+    recipe = load_recipe(args.recipe, args.overrides)
+    for stage in active_stages(recipe):
+        print(f"{stage.name:<10} {stage_freshness(recipe, stage.name).reason:<40} {recipe.root / stage.name}")
 
 
-def _module(name: str) -> Callable[[argparse.Namespace, list[str]], None]:
-    """Starts a module as a process with the arguments left, and ends as it does."""
+def _schema(_args: argparse.Namespace, _unrecognized: list[str]) -> None:
+    print(json_schema())
 
-    def start(_given: argparse.Namespace, rest: list[str]) -> None:
+
+def _module_command(module: str) -> Command:
+    """Return a command that runs `module` as a process with the unrecognized arguments, and exits with its status."""
+
+    def run_module(_args: argparse.Namespace, arguments: list[str]) -> None:
         environment = ONE_BLAS_THREAD | os.environ
-        sys.exit(subprocess.run([sys.executable, "-m", name, *rest], env=environment, check=False).returncode)
+        completed = subprocess.run([sys.executable, "-m", module, *arguments], env=environment, check=False)
+        sys.exit(completed.returncode)
 
-    return start
+    return run_module
 
 
 if __name__ == "__main__":

@@ -1,6 +1,10 @@
-"""One page a stage, from the schema's own docstrings: `python -m recipes.engine.docs docs/stages`."""
+"""Write one Markdown page per stage from the docstrings of the stages and of the recipe's schema.
+
+python -m recipes.engine.docs docs/stages
+"""
 
 import ast
+import json
 import sys
 import types
 from collections.abc import Iterator
@@ -9,118 +13,129 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
-from pydantic_core import PydanticUndefined
 
 from recipes.core.atomic_files import atomic_write
 from recipes.core.errors import UserError, run_main
 from recipes.engine.flow import STAGES, Stage
 from recipes.schema.recipe import Recipe
 
-_HOME = Path(__file__).resolve().parent.parent.parent
-_OTHERS = {"budget": "report", "teacher": "labels"}
-"""Sections that are no stage of their own, and the stage on whose page they stand."""
+_OTHER_SECTIONS = {"budget": "report", "teacher": "labels"}
+"""Recipe sections without a stage of the same name, and the stage on whose page they are described."""
+
+_TYPE_NAMES = {bool: "true or false", int: "integer", float: "number", str: "string", Path: "path"}
+_COUNTABLE = ("integer", "number", "string", "path", "section")
 
 
 def pages() -> dict[str, str]:
-    """Markdown by file name, an index and one page for each stage."""
-    made = {f"{spec.name}.md": page(spec) for spec in STAGES}
-    rows = [f"| [{spec.name}]({spec.name}.md) | {_opening(spec).splitlines()[0]} |" for spec in STAGES]
-    index = ["# The stages", "", "In the order in which `sottovoce run` runs them.", "", "| | |", "|---|---|", *rows]
-    return {"README.md": "\n".join(index) + "\n", **made}
+    """Return the Markdown text of every page by file name: an index and one page per stage."""
+    rows = [f"| [{stage.name}]({stage.name}.md) | {_summary(stage)} |" for stage in STAGES]
+    index = [
+        "# The stages", "", "In the order in which `sottovoce run` runs them. A stage with a null section is left out.",
+        "", "| Stage | What it does |", "|---|---|", *rows,
+    ]  # fmt: skip
+    return {"README.md": "\n".join(index) + "\n"} | {f"{stage.name}.md": page(stage) for stage in STAGES}
 
 
-def page(spec: Stage) -> str:
-    """What the stage does, how it is run by itself, what it reads, and every option of its sections."""
-    lines = [f"# {spec.name}", "", _opening(spec), "", "```", f"{spec.command} RECIPE [section.key=value ...]", "```"]
-    if spec.needs:
-        lines += ["", f"Reads what {', '.join(f'[{name}]({name}.md)' for name in spec.needs)} left, where the recipe"
-                  " has them."]  # fmt: skip
-    lines += [
-        "",
-        f"Leaves `runs/NAME/{spec.name}/`; made again when a value below or anything it was made from changes.",
-    ]
-    names = [spec.name, *(name for name, place in _OTHERS.items() if place == spec.name)]
-    for name in names:
-        if (field := Recipe.model_fields.get(name)) is not None:  # the report has none of its own name
-            lines += [line for model in _models(field.annotation) for line in section(name, model)]
+def page(stage: Stage) -> str:
+    """Return the page of a stage: what it does, its command, its inputs, and the options of its recipe sections."""
+    lines = [f"# {stage.name}", "", _summary(stage), ""]
+    lines += ["```", f"{stage.command} RECIPE [section.key=value ...]", "```", ""]
+    if stage.inputs:
+        links = ", ".join(f"[{name}]({name}.md)" for name in stage.inputs)
+        lines += [f"Input: the output of {links}, as far as the recipe has these stages.", ""]
+    lines.append(
+        f"Output: `runs/NAME/{stage.name}/`. `sottovoce run` runs the stage again when one of its options or inputs "
+        "changes."
+    )
+    sections = [stage.name, *(name for name, owner in _OTHER_SECTIONS.items() if owner == stage.name)]
+    for name in sections:
+        if (field := Recipe.model_fields.get(name)) is not None:  # there is no section `report`
+            lines += [line for model in _models(field.annotation) for line in section_lines(name, model)]
     return "\n".join(lines) + "\n"
 
 
-def section(key: str, model: type[BaseModel]) -> list[str]:
-    """Heading, what it is for and a table of its options; sections inside it follow."""
+def section_lines(key: str, model: type[BaseModel]) -> list[str]:
+    """Return the lines of a section: heading, description and a table of options, then the sections inside it."""
     rows = [
-        f"| `{name}` | {_kind(each.annotation)} | {_default(each)} | {_text(each)} |"
-        for name, each in model.model_fields.items()
+        f"| `{name}` | {_value_type(field.annotation)} | {_default(field)} | {_description(field)} |"
+        for name, field in model.model_fields.items()
     ]
-    about = " ".join((model.__doc__ or "").split())
-    lines = ["", f"## {key}", "", about, "", "| option | value | default | |", "|---|---|---|---|", *rows]
-    for name, each in model.model_fields.items():
-        lines += [line for nested in _models(each.annotation) for line in section(f"{key}.{name}", nested)]
+    description = " ".join((model.__doc__ or "").split())
+    lines = ["", f"## {key}", "", description, ""]
+    lines += ["| Option | Value | Default | Description |", "|---|---|---|---|", *rows]
+    for name, field in model.model_fields.items():
+        lines += [line for nested in _models(field.annotation) for line in section_lines(f"{key}.{name}", nested)]
     return lines
 
 
-def _opening(spec: Stage) -> str:
-    """The docstring of the stage's own file, without its usage lines."""
-    program, *words = spec.command.split()
-    place = next(word for word in words if word not in ("-m", "launch"))
-    file = _HOME / (place if program == "accelerate" else place.replace(".", "/") + ".py")
-    file = file if file.is_file() else file.with_suffix("") / "__main__.py"
-    paragraphs = (ast.get_docstring(ast.parse(file.read_text())) or "").split("\n\n")
-    kept = [each for each in paragraphs if not each.lstrip().startswith(("python -m", "accelerate launch"))]
-    said = kept[0].partition(": ")[2] if kept and kept[0].startswith("Stage `") else "".join(kept[:1])
-    return said[:1].upper() + said[1:]
+def _summary(stage: Stage) -> str:
+    """Return what a stage does, in one sentence or more.
+
+    This is the first paragraph of the docstring of its file, after "Stage `NAME`: ". A file that runs two stages names
+    only one of them there; the other one is described by the first sentence of its section's docstring.
+    """
+    docstring = ast.get_docstring(ast.parse(stage.file.read_text())) or ""
+    prefix, _, summary = " ".join(docstring.split("\n\n")[0].split()).partition(": ")
+    if prefix != f"Stage `{stage.name}`":
+        section = next(_models(Recipe.model_fields[stage.name].annotation))
+        summary = (section.__doc__ or "").partition(". ")[0] + "."
+    return summary[:1].upper() + summary[1:]
 
 
 def _models(annotation: Any) -> Iterator[type[BaseModel]]:
-    """Sections within an annotation, through options, lists and dictionaries."""
+    """Yield the section classes inside an annotation such as `list[AudioSource]` or `NoiseOptions | None`."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
     for part in get_args(annotation):
         yield from _models(part)
 
 
-def _kind(annotation: Any) -> str:
+def _value_type(annotation: Any) -> str:
+    """Return the type of an option in words."""
     origin, parts = get_origin(annotation), get_args(annotation)
     if origin is Literal:
         return ", ".join(f"`{part}`" for part in parts)
     if origin in (Union, types.UnionType):
-        return " or ".join(_kind(part) for part in parts)
+        return " or ".join(_value_type(part) for part in parts)
     if origin is not None and origin.__name__ == "Annotated":
-        return _kind(parts[0])
+        return _value_type(parts[0])
     if origin in (list, tuple):
-        return "list of " + " and ".join(dict.fromkeys(_kind(part) for part in parts if part is not Ellipsis))
+        return "list of " + " and ".join(dict.fromkeys(_plural(_value_type(part)) for part in parts))
     if origin is dict:
-        return f"{_kind(parts[1])} by name"
+        return f"{_value_type(parts[1])} by name"
     if annotation is type(None):
         return "null"
     if list(_models(annotation)):
-        return "section, below"
-    names = {bool: "true or false", int: "integer", float: "number", str: "text", Path: "path"}
-    return names.get(annotation, getattr(annotation, "__name__", str(annotation)))
+        return "section"
+    return _TYPE_NAMES.get(annotation, getattr(annotation, "__name__", str(annotation)))
+
+
+def _plural(value_type: str) -> str:
+    return " or ".join(f"{name}s" if name in _COUNTABLE else name for name in value_type.split(" or "))
 
 
 def _default(field: FieldInfo) -> str:
-    value = field.get_default(call_default_factory=True) if not field.is_required() else PydanticUndefined
-    if value is PydanticUndefined:
+    if field.is_required():
         return "required"
+    value = field.get_default(call_default_factory=True)
     if isinstance(value, BaseModel):
         return "as below"
-    return "`null`" if value is None else f"`{str(value).lower() if isinstance(value, bool) else value}`"
+    return f"`{value if isinstance(value, str) else json.dumps(value)}`"
 
 
-def _text(field: FieldInfo) -> str:
+def _description(field: FieldInfo) -> str:
     return " ".join((field.description or "").split()).replace("|", r"\|")
 
 
 def main() -> None:
-    """Write every page into the folder."""
+    """Write every page into the folder that the command line names."""
     if len(sys.argv) != 2:
         raise UserError("recipes.engine.docs: expected a folder, such as docs/stages")
     folder = Path(sys.argv[1])
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in pages().items():
-        with atomic_write(folder / name) as beside:
-            beside.write_text(text)
+        with atomic_write(folder / name) as temporary:
+            temporary.write_text(text)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""Stage folders: `runs/NAME/STAGE/` holds a stage's output and, written last, `stage.json`.
+"""Stage folders: `runs/NAME/STAGE/` holds the output of a stage and its record, `stage.json`, which is written last.
 
-A stage works in `STAGE.partial/` beside the final folder and is renamed when whole, so a folder without
-`.partial` is always a finished one and a killed stage goes on in its own partial folder.
+A stage works in `STAGE.partial/` next to its final folder and renames it when it is complete. A folder without
+`.partial` therefore always belongs to a finished stage, and a stage that was killed continues in its partial folder.
+The messages of a stage are appended to `runs/NAME/logs/STAGE.log`.
 """
 
 import argparse
@@ -17,17 +18,30 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from recipes.core.atomic_files import write_json
-from recipes.core.errors import RunError, UserError, one_line
-from recipes.core.logs import log_to_file
+from recipes.core.errors import RunError, UserError, exit_status, one_line
+from recipes.core.logs import log, log_to_file
 from recipes.core.machine import current_commit, describe_machine
 from recipes.engine.flow import STAGE_BY_NAME, inputs_of
-from recipes.engine.freshness import changed_inputs, fingerprints, read_record, sha256_of_text, stage_freshness
+from recipes.engine.freshness import changed_inputs, fingerprints, sha256_of_text, stage_freshness
+from recipes.engine.stage_record import (
+    RECORD_FILE,
+    OutputFile,
+    StageRecord,
+    read_any_record,
+    read_record,
+    write_record,
+)
 from recipes.schema.recipe import Recipe, load_recipe
 
 
 class StageFolder:
-    """A stage being made: its folder, and the record that `finish` writes."""
+    """The folder of a stage that is running.
+
+    Attributes:
+        folder: The partial folder, to which the stage writes its output.
+        final: The folder that `finish` renames it to.
+        main: Whether this is the main process of the stage, which alone writes the record.
+    """
 
     def __init__(self, recipe: Recipe, name: str, command: str, main: bool):
         self.recipe, self.name, self.main = recipe, name, main
@@ -36,7 +50,7 @@ class StageFolder:
         self._started = time.time()
         self._lock: int | None = None
         values = recipe.model_dump(mode="json")
-        self._record: dict[str, Any] = {
+        self._record: StageRecord = {
             "stage": name,
             "status": "running",
             "command": command,
@@ -47,50 +61,39 @@ class StageFolder:
         }
 
     def open(self) -> None:
-        """Take the partial folder: go on in it when it was made from the same inputs, else begin anew."""
-        try:
-            record = json.loads((self.folder / "stage.json").read_text())
-        except (FileNotFoundError, json.JSONDecodeError):
-            record = {}
-        if not record or changed_inputs(record, self.recipe, self.name):
+        """Lock the partial folder. Its contents are kept only if they were made from the same inputs.
+
+        Raises UserError if another process is running this stage.
+        """
+        earlier = read_any_record(self.folder)
+        if earlier is None or changed_inputs(earlier, self.recipe, self.name):
             shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True, exist_ok=True)
-        # The lock goes with the process, however it ends.
+        # The kernel releases this lock when the process ends, even if it is killed.
         self._lock = os.open(self.folder, os.O_RDONLY)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise UserError(f"{self.folder}: another process is making this stage; wait for it or stop it") from error
-        self._record["seconds_before"] = record.get("seconds_before", 0.0)
-        write_json(self.folder / "stage.json", self._record)
+        self._record["seconds_before"] = earlier.get("seconds_before", 0.0) if earlier else 0.0
+        write_record(self.folder, self._record)
 
     def close(self) -> None:
-        """Let another process make this stage."""
+        """Release the lock."""
         if self._lock is not None:
             os.close(self._lock)
 
     def fail(self, error: BaseException) -> None:
-        """Note how the stage ended; what it made so far stays for the next try."""
-        if self.main:
-            status = getattr(error, "status", 1)
-            write_json(
-                self.folder / "stage.json",
-                {**self._record, "status": "failed", "exit": status, "error": one_line(error)},
-            )
+        """Record the error that ended the stage. Its partial output is kept for the next attempt."""
+        if self.main and self.folder.is_dir():
+            self._record |= {"status": "failed", "exit": exit_status(error), "error": one_line(error)}
+            write_record(self.folder, self._record)
 
     def finish(self, *, counts: dict[str, Any] | None = None, metrics: dict[str, Any] | None = None) -> None:
-        """Write stage.json with every output's size and hash, then replace the final folder."""
+        """Write the record with the size and the hash of every output, then replace the final folder."""
         if not self.main:
             return
-        outputs = {}
-        for file in sorted(self.folder.rglob("*")):
-            if file.is_file() and file.name != "stage.json":
-                with file.open("rb") as stream:
-                    digest = hashlib.file_digest(stream, "sha256").hexdigest()
-                outputs[file.relative_to(self.folder).as_posix()] = {
-                    "bytes": file.stat().st_size,
-                    "sha256": digest,
-                }
+        outputs = _hash_outputs(self.folder)
         self._record |= {
             "status": "done",
             "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -100,12 +103,22 @@ class StageFolder:
             "fingerprint": sha256_of_text(json.dumps({path: output["sha256"] for path, output in outputs.items()})),
             "outputs": outputs,
         }
-        write_json(self.folder / "stage.json", self._record)
+        write_record(self.folder, self._record)
         _replace(self.folder, self.final)
 
 
+def _hash_outputs(folder: Path) -> dict[str, OutputFile]:
+    outputs = dict[str, OutputFile]()
+    for file in sorted(folder.rglob("*")):
+        if file.is_file() and file.name != RECORD_FILE:
+            with file.open("rb") as stream:
+                digest = hashlib.file_digest(stream, "sha256").hexdigest()
+            outputs[file.relative_to(folder).as_posix()] = {"bytes": file.stat().st_size, "sha256": digest}
+    return outputs
+
+
 def _replace(folder: Path, final: Path) -> None:
-    """Put a finished partial folder in the final one's place; a kill between the renames loses neither."""
+    """Rename `folder` to `final`, replacing it. A kill between the two renames loses neither."""
     old = final.with_name(f"{final.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if final.exists():
@@ -114,44 +127,53 @@ def _replace(folder: Path, final: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def log_file(recipe: Recipe, name: str) -> Path:
+    """Return the log file of a stage."""
+    return recipe.root / "logs" / f"{name}.log"
+
+
 @contextmanager
 def open_stage(
     recipe: Recipe, name: str, command: str, *, main: bool = True, wait: Callable[[], None] = lambda: None
 ) -> Iterator[StageFolder]:
-    """Refuse missing or stale inputs, then give the stage's working folder; the body calls `finish`.
+    """Check the inputs of a stage, then yield its folder and write its log file. The body must call `finish`.
 
-    In a run of several processes only one is `main`: it takes the lock and writes the record; `wait` is their
-    barrier.
+    A stage with several processes calls this in each of them with `main` true in one, which takes the lock, writes the
+    record and the log file; `wait` is a barrier between them.
+
+    Raises UserError if an input is missing or stale, and RunError if the body did not call `finish`.
     """
-    for need in inputs_of(recipe, name):
-        if not (earlier := stage_freshness(recipe, need)).current:
+    for earlier in inputs_of(recipe, name):
+        if not (freshness := stage_freshness(recipe, earlier)).current:
             raise UserError(
-                f"{name}: its input {recipe.root / need} is {earlier.reason}; "
-                f"run `{STAGE_BY_NAME[need].command} RECIPE`, or `sottovoce run RECIPE` for all that is missing"
+                f"{name}: its input {recipe.root / earlier} is {freshness.reason}; "
+                f"run `{STAGE_BY_NAME[earlier].command} RECIPE`, or `sottovoce run RECIPE` for all missing stages"
             )
-    work = StageFolder(recipe, name, command, main)
+    stage_folder = StageFolder(recipe, name, command, main)
     if main:
-        work.open()
+        stage_folder.open()
     wait()
-    log_file = recipe.root / "logs" / f"{name}.log"
     try:
-        with log_to_file(log_file) if main else nullcontext():
-            yield work
+        with log_to_file(log_file(recipe, name)) if main else nullcontext():
+            log.debug("started: %s", command)
+            yield stage_folder
     except BaseException as error:
-        work.fail(error)
+        stage_folder.fail(error)
         raise
     finally:
-        work.close()
-    if main and read_record(work.final) is None:
-        raise RunError(f"{name}: ended without a result")
+        stage_folder.close()
+    if main and read_record(stage_folder.final) is None:
+        raise RunError(f"{name}: the stage ended without a result")
 
 
 def parse_stage_arguments(name: str, argv: Sequence[str] | None = None) -> tuple[Recipe, str]:
-    """The command line of a stage, `RECIPE [section.key=value ...]`: the recipe and the command as typed."""
-    parser = argparse.ArgumentParser(prog=STAGE_BY_NAME[name].command)
+    """Parse the command line of a stage, `RECIPE [section.key=value ...]`.
+
+    Returns the recipe and the command as it was typed.
+    """
+    command = STAGE_BY_NAME[name].command
+    parser = argparse.ArgumentParser(prog=command)
     parser.add_argument("recipe", type=Path, help="recipe file, such as recipes/demo/recipe.yaml")
     parser.add_argument("overrides", nargs="*", help="section.key=value")
-    given = parser.parse_args(argv)
-    return load_recipe(given.recipe, given.overrides), shlex.join(
-        [*STAGE_BY_NAME[name].command.split(), str(given.recipe), *given.overrides]
-    )
+    args = parser.parse_args(argv)
+    return load_recipe(args.recipe, args.overrides), shlex.join([*command.split(), str(args.recipe), *args.overrides])

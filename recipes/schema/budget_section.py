@@ -1,4 +1,4 @@
-"""TODO: recipes.schema.budget_section."""
+"""The `budget` section: the devices that the student has to fit."""
 
 from pathlib import Path
 
@@ -6,14 +6,14 @@ from recipes.schema.section import Section
 
 
 class BudgetSection(Section):
-    """The devices the student must fit."""
+    """Devices whose limits on latency, memory, size and WER the exported artefacts are compared with."""
 
     device: Path
-    """Budget file, such as recipes/budgets/laptop.yaml."""
+    """Budget file of the main device, such as `recipes/budgets/laptop.yaml`."""
     required: bool = True
-    """End with exit status 3 when no artefact keeps this device's budget."""
+    """End the run with exit status 3 if no artefact keeps the budget of `device`."""
     also: list[Path] = []
-    """Budget files of more devices: judged and reported, never required."""
+    """Budget files of further devices. They are judged and reported, but never required."""
 
     @property
     def devices(self) -> list[Path]:

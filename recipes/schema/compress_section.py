@@ -1,4 +1,4 @@
-"""The recipe's compress section: what is taken out of the student after training."""
+"""The `compress` section: methods that make the trained student smaller."""
 
 from typing import Literal, Self
 
@@ -8,91 +8,96 @@ from recipes.core.errors import UserError
 from recipes.schema.section import Section
 
 PRESETS = {"acc": (0.99, 0.999), "balanced": (0.98, 0.99), "fast": (0.95, 0.97)}
-"""Shares of the variance kept, of attention layers and of MLP layers."""
+"""Fraction of the variance to keep by preset: attention layers, MLP layers."""
 
 
 class WindowOptions(Section):
-    """A shorter window: the encoder's later positions leave, and with them most of its work."""
+    """A shorter input window. The later positions of the encoder are removed, and with them most of its computation."""
 
     seconds: int = Field(gt=0)
-    """Audio that the student takes in at a time, s; longer clips are read in parts, and not trained on."""
+    """Length of the window, in seconds. Longer clips are transcribed in parts and are not used for training."""
 
 
 class VocabularyOptions(Section):
-    """Fewer tokens: all that the labels use, single bytes for everything else, the window's own timestamps."""
+    """A smaller vocabulary: all tokens that the labels use, single bytes to spell everything else, special tokens, and
+    the timestamps within the window."""
 
     tokens: int | None = Field(default=None, gt=0)
-    """Text tokens kept: beyond what the labels use, the most common ones spelled with the labels' characters; null
-    adds none."""
+    """Number of text tokens to keep. In addition to those that the labels use, the most common tokens that are spelled
+    with the labels' characters are kept. Null adds none."""
 
 
 class PruneOptions(Section):
-    """Structured pruning: what is measured to matter least on training audio leaves, and the rest is whole."""
+    """Structured pruning: remove the layers, attention heads and neurons that matter least on training audio. The
+    result is an ordinary dense model."""
 
     encoder_layers: int | None = Field(default=None, gt=0)
-    """Encoder layers kept, those that turn the stream of states the most; null keeps all."""
+    """Number of encoder layers to keep: those that change the hidden states the most. Null keeps all."""
     heads: int | None = Field(default=None, gt=0)
-    """Attention heads kept in each encoder layer; null keeps all."""
+    """Number of attention heads to keep in each encoder layer. Null keeps all."""
     ffn_width: int | None = Field(default=None, gt=0)
-    """Neurons kept in the feed-forward block of each encoder layer; null keeps all."""
+    """Number of neurons to keep in the feed-forward block of each encoder layer. Null keeps all."""
     decoder_ffn_width: int | None = Field(default=None, gt=0)
-    """Neurons kept in the feed-forward block of each decoder layer, measured along the labels; null keeps all."""
+    """Number of neurons to keep in the feed-forward block of each decoder layer, by their importance while decoding the
+    labels. Null keeps all."""
 
     @model_validator(mode="after")
-    def _does_something(self) -> Self:
+    def _require_an_option(self) -> Self:
         if not self.model_dump(exclude_none=True):
             raise ValueError(f"expected one of {', '.join(type(self).model_fields)}, found none")
         return self
 
 
 class LowRankOptions(Section):
-    """Pairs of narrow linear layers in the encoder, by the principal components of what each layer puts out."""
+    """Replace linear layers of the encoder by pairs of narrower ones, using the principal components of their
+    outputs."""
 
     preset: Literal["acc", "balanced", "fast"] = "balanced"
-    """Shares of the variance to keep, attention and MLP: acc 0.99, 0.999, balanced 0.98, 0.99, fast 0.95, 0.97."""
+    """Fraction of the output variance to keep in attention and in MLP layers: `acc` 0.99 and 0.999, `balanced` 0.98 and
+    0.99, `fast` 0.95 and 0.97."""
     attention: float | None = Field(default=None, gt=0, le=1)
-    """Share of the variance to keep in q_proj, k_proj, v_proj and out_proj; null for the preset's."""
+    """Fraction of the variance to keep in q_proj, k_proj, v_proj and out_proj. Null uses that of the preset."""
     mlp: float | None = Field(default=None, gt=0, le=1)
-    """Share of the variance to keep in fc1 and fc2; null for the preset's."""
+    """Fraction of the variance to keep in fc1 and fc2. Null uses that of the preset."""
     multiple: int = Field(default=16, gt=0)
-    """Ranks are multiples of this, as hardware computes them whole."""
+    """Ranks are rounded up to a multiple of this number, because hardware computes in blocks of such sizes."""
 
     @property
     def shares(self) -> tuple[float, float]:
-        """Of the variance, to keep in attention and in MLP layers."""
+        """Fraction of the variance to keep: attention layers, MLP layers."""
         attention, mlp = PRESETS[self.preset]
         return self.attention or attention, self.mlp or mlp
 
 
 class CompressSection(Section):
-    """Methods of compression, each on the result of the one before, in the order of the fields below."""
+    """Compression methods. They run in the order of the options below, each on the result of the previous one."""
 
     clips: int = Field(default=100, gt=0)
-    """Clips of training audio, evenly spread, that a method looks at."""
+    """Number of training clips, evenly spaced, on which the methods measure the model."""
     window: WindowOptions | None = None
-    """Shorten the window; null leaves it."""
+    """Shorten the input window. Null keeps it."""
     vocabulary: VocabularyOptions | None = None
-    """Leave out tokens; null keeps them."""
+    """Remove tokens from the vocabulary. Null keeps all."""
     prune: PruneOptions | None = None
-    """Take layers, heads and neurons out; null leaves them."""
+    """Remove layers, attention heads and neurons. Null keeps all."""
     low_rank: LowRankOptions | None = None
-    """Factor linear layers of what is left; null leaves them."""
+    """Factorize the remaining linear layers of the encoder. Null keeps them."""
 
     @model_validator(mode="after")
-    def _does_something(self) -> Self:
+    def _require_a_method(self) -> Self:
         if not self.methods:
             raise ValueError("expected a method, such as low_rank: {preset: balanced}, found none; or set it to null")
         return self
 
     @property
     def methods(self) -> list[tuple[str, Section]]:
-        """Name and options of each method of this recipe, in order."""
+        """Name and options of each method that the recipe uses, in the order in which they run."""
         values = {name: getattr(self, name) for name in type(self).model_fields}
         return [(name, options) for name, options in values.items() if isinstance(options, Section)]
 
 
-def require_at_most(key: str, kept: int, there: int) -> int:
-    """The number kept under a key of this section; UserError where the student has fewer."""
-    if kept > there:
-        raise UserError(f"compress.{key}: expected 1 to {there}, the student's, found {kept}")
-    return kept
+def require_at_most(key: str, requested: int, available: int) -> int:
+    """Return `requested`, the value of `key` in this section. Raises UserError if the student has only `available`."""
+    if requested > available:
+        raise UserError(f"compress.{key}: expected 1 to {available}, as many as the student has, found {requested}")
+    return requested

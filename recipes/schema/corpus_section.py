@@ -1,4 +1,4 @@
-"""The recipe's corpus section: where audio comes from and how it is cut into utterances."""
+"""The `corpus` section: the sources of audio and how recordings become utterances."""
 
 from pathlib import Path
 from typing import Literal, Self
@@ -11,100 +11,105 @@ Split = Literal["train", "validation", "test"]
 
 
 class SynthesisOptions(Section):
-    """Speech made from sentences with espeak-ng."""
+    """Synthetic speech: espeak-ng speaks the sentences of a text file."""
 
     sentences: Path
-    """Text file, one sentence a line."""
+    """Text file with one sentence per line."""
     voices: list[str] | None = None
-    """espeak-ng voices such as `en-us+f3`; null for the default set."""
+    """Voices of espeak-ng, such as `en-us+f3`. Null uses the default set."""
     limit: int | None = Field(default=None, gt=0)
-    """Use only the first N sentences."""
+    """Number of sentences to use, from the start of the file. Null uses all."""
 
 
 class HubDataset(Section):
-    """A Hub data set, or a local folder that `datasets.load_dataset` reads."""
+    """A data set on the Hub, or a local folder that `datasets.load_dataset` can read."""
 
     dataset: str
-    """Hub id (`owner/name`) or folder."""
+    """Hub id (`owner/name`) or local folder."""
     config: str | None = None
-    """Configuration of the data set, such as `clean` or a language."""
+    """Configuration of the data set, such as `clean` or a language code. Null uses the default one."""
     split: str = "train"
-    """Split to read, in the words of `datasets`: `train`, `validation.clean`, `train[:1%]`."""
+    """Split to read, in the syntax of `datasets`: `train`, `validation.clean`, `train[:1%]`."""
     revision: str | None = None
-    """Branch, tag or commit; null for the newest."""
+    """Branch, tag or commit. Null uses the latest commit."""
     streaming: bool = True
-    """Read row by row; false downloads the whole split into the Hub's cache first."""
+    """Download and read the rows one by one. False downloads the whole split into the Hub cache first."""
 
 
 class ColumnNames(Section):
-    """Where a source keeps what; null takes the default name where there is such a column."""
+    """Names of the columns of a source. Null uses the default name if the source has such a column."""
 
     audio: str = "audio"
-    """Audio of a Hub data set or of Parquet: embedded bytes, or a path."""
+    """Column with the audio of a Hub data set or of Parquet files: embedded bytes or a path."""
     text: str | None = None
-    """Reference transcript; default `text`."""
+    """Column with the reference transcript. The default name is `text`."""
     speaker: str | None = None
-    """Speaker, for packing; default `speaker`."""
+    """Column with the speaker, for packing. The default name is `speaker`."""
     language: str | None = None
-    """Language code of the utterance; default `language`."""
+    """Column with the language code of the utterance. The default name is `language`."""
 
 
 class AudioSource(Section):
-    """Where audio comes from: exactly one of `audiofolder`, `audio`, `parquet`, `hub`, `synthesis`."""
+    """A source of audio. Set exactly one of `audiofolder`, `audio`, `parquet`, `hub` and `synthesis`."""
 
     audiofolder: Path | None = None
-    """Folder with metadata.jsonl or .csv (`file_name`, `text`), or train / validation / test folders of these."""
+    """Folder with metadata.jsonl or metadata.csv (`file_name`, `text`), or with subfolders train, validation and test
+    that have one each."""
     audio: Path | None = None
-    """Bare folder of audio without transcripts; train / validation / test sub-folders give the split, else train."""
+    """Folder of audio files without transcripts. Subfolders train, validation and test set the split; otherwise all
+    files are training audio."""
     parquet: Path | None = None
-    """Parquet file or folder of them with embedded audio, `{bytes, path}`, as `datasets` writes it."""
+    """Parquet file, or folder of Parquet files, with embedded audio (`{bytes, path}`) as `datasets` writes it."""
     hub: HubDataset | None = None
-    """Hub data set."""
+    """Data set on the Hub."""
     synthesis: SynthesisOptions | None = None
-    """Sentences to speak; cut into train / validation / test by `synthesis_test_fraction`."""
+    """Sentences to synthesize. `validation_fraction` and `synthesis_test_fraction` divide them into splits."""
     name: str | None = None
-    """Name of the test set in tables; default: the folder's or file's name."""
+    """Name of the source in tables and utterance ids. Null uses the name of the folder, the file or the data set."""
     split: Split | None = None
-    """What its utterances are for, where the source does not say by its folders or its own split."""
+    """Split of all its utterances, if neither the folders of the source nor its own split determine it."""
     columns: ColumnNames = ColumnNames()
-    """Names of its columns."""
+    """Names of the columns."""
 
     @model_validator(mode="after")
-    def _one_kind(self) -> Self:
+    def _require_one_kind(self) -> Self:
         kinds = (self.audiofolder, self.audio, self.parquet, self.hub, self.synthesis)
         if sum(kind is not None for kind in kinds) != 1:
-            raise ValueError("a source is exactly one of audiofolder, audio, parquet, hub, synthesis")
+            raise ValueError("expected exactly one of audiofolder, audio, parquet, hub, synthesis")
         return self
 
     @property
     def place(self) -> Path | None:
-        """The local file or folder it reads; None for a Hub id."""
-        hub = Path(self.hub.dataset) if self.hub and Path(self.hub.dataset).is_dir() else None
-        spoken = self.synthesis.sentences if self.synthesis else None
-        return self.audiofolder or self.audio or self.parquet or hub or spoken
+        """Local file or folder that the source is read from; None for a data set on the Hub."""
+        dataset = Path(self.hub.dataset) if self.hub and Path(self.hub.dataset).is_dir() else None
+        sentences = self.synthesis.sentences if self.synthesis else None
+        return self.audiofolder or self.audio or self.parquet or dataset or sentences
 
     @property
     def label(self) -> str:
-        """The source's name in tables and utterance ids."""
+        """Name of the source in tables and utterance ids."""
         return self.name or Path(self.hub.dataset if self.hub else self.place or "audio").stem
 
 
 class CorpusSection(Section):
-    """Audio to utterances."""
+    """Sources of audio, and how their recordings are split, filtered and cut into utterances."""
 
     sources: list[AudioSource] = Field(min_length=1)
-    """One or more sources; each keeps its own test set."""
+    """One or more sources of audio. Each source with test utterances is a test set of its own."""
     validation_fraction: float = Field(default=0.05, ge=0, lt=1)
-    """Share of train utterances held out where a source has no validation split; chosen by a hash of the id."""
+    """Fraction of the train utterances to hold out for validation if a source has no validation split. A hash of the
+    utterance id selects them, so the choice is stable."""
     synthesis_test_fraction: float = Field(default=0.15, ge=0, lt=1)
-    """Share of synthetic sentences kept for the test split."""
+    """Fraction of the synthetic sentences in the test split."""
     max_error_rate: float = Field(default=0.1, ge=0, le=1)
-    """Share of unusable files above which the stage fails (exit 1)."""
+    """Maximum fraction of unusable files. The stage fails above it, with exit status 1."""
     limit: int | None = Field(default=None, gt=0)
-    """Keep at most N utterances of each source and split; for trials."""
+    """Maximum number of utterances of each source and split, for trial runs. Null keeps all."""
     min_seconds: float = Field(default=0.1, ge=0)
-    """Shorter recordings are refused, by name."""
+    """Minimum length of a recording, in seconds. Shorter ones are rejected and listed in refused.json."""
     max_seconds: float = Field(default=30.0, gt=1)
-    """Longer recordings are split at silences; at most the teacher's window."""
+    """Maximum length of an utterance, in seconds, at most the window of the teacher. Longer recordings are split at
+    silences."""
     pack: bool = False
-    """Join train and validation neighbours of one source, speaker and language up to max_seconds."""
+    """Join consecutive train and validation utterances of the same source, speaker and language into clips of up to
+    `max_seconds`."""

@@ -1,4 +1,4 @@
-"""A device and its budget: the files of recipes/budgets/."""
+"""Device budgets: the format of the files in `recipes/budgets/`, and how a benchmark stands in for a device."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -7,7 +7,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from recipes.core.errors import UserError
-from recipes.schema.recipe import Recipe
+from recipes.schema.benchmark_section import BenchmarkSection
+from recipes.schema.budget_section import BudgetSection
 
 
 class _Part(BaseModel):
@@ -15,61 +16,61 @@ class _Part(BaseModel):
 
 
 class BudgetLimits(_Part):
-    """What an artefact may cost; null is no limit."""
+    """Upper limits on what an artefact may cost on the device. Null means no limit."""
 
     clip_p95_ms: float | None = Field(default=None, gt=0)
-    """95th percentile of a clip's whole transcription, milliseconds."""
+    """95th percentile of the time to transcribe a whole clip, in milliseconds."""
     rtf: float | None = Field(default=None, gt=0)
-    """Real-time factor: computing time over audio time."""
+    """Real-time factor: computing time divided by the duration of the audio."""
     peak_rss_mb: float | None = Field(default=None, gt=0)
-    """Peak resident memory of the process, 10^6 bytes."""
+    """Peak resident memory of the process, in MB (10^6 bytes)."""
     size_mb: float | None = Field(default=None, gt=0)
-    """Weight files, 10^6 bytes."""
+    """Size of the weight files, in MB (10^6 bytes)."""
     wer_increase: float | None = None
-    """Macro WER above the teacher's, percentage points."""
+    """Macro-averaged WER minus the teacher's, in percentage points."""
 
 
 class SpeedRatio(_Part):
-    """A published ratio between the device and one machine that measures in its stead."""
+    """A published speed ratio between the device and one machine that is measured in its place."""
 
     cpu: str
-    """The measuring machine it holds for: a part of its processor's name."""
+    """The machine that the ratio holds for, as a part of its processor's name."""
     factor: float = Field(gt=0)
-    """Time on the device over time on that machine."""
+    """Time on the device divided by time on that machine."""
     source: str
     """Where the ratio is published."""
 
 
 class DeviceBudget(_Part):
-    """One file of recipes/budgets/."""
+    """The contents of one file in `recipes/budgets/`."""
 
     name: str
-    """Device class."""
+    """Name of the device class."""
     description: str
-    """What kind of device and use is meant."""
+    """The kind of device and use that the budget is meant for."""
     source: str
-    """Why these limits: what is published, and what is the project's own choice."""
+    """Reasons for the limits: which are published, and which are the project's own choice."""
     cpu: str | None = None
-    """The device's processor; null where the measuring machine is the device."""
+    """Processor of the device. Null if the measuring machine is the device itself."""
     threads: int | None = Field(default=None, gt=0)
-    """Threads recognition may use there; null takes the recipe's benchmark.threads."""
+    """Number of threads that recognition may use on the device. Null takes `benchmark.threads` from the recipe."""
     memory_mb: float | None = Field(default=None, gt=0)
-    """Resident memory, 10^6 bytes, above which the process is ended there; null is no cap."""
+    """Resident memory in MB (10^6 bytes) above which the device ends the process. Null means no cap."""
     scale: SpeedRatio | None = None
-    """Times are multiplied by its factor; null leaves them as measured."""
+    """Ratio that measured times are multiplied by. Null leaves them as they were measured."""
     limits: BudgetLimits
-    """The limits."""
+    """The limits an artefact has to keep."""
 
 
 class MeasurementSettings(NamedTuple):
-    """How a variant is run to stand for a device."""
+    """How a measuring process is run so that it stands in for a device."""
 
     threads: int
     memory_mb: float | None
 
 
 def load_budget(path: Path) -> DeviceBudget:
-    """Read a budget file; UserError in one line for anything wrong in it."""
+    """Read a budget file. Raises UserError if it is unreadable, is not YAML or has invalid fields."""
     try:
         return DeviceBudget.model_validate(yaml.safe_load(path.read_text()))
     except (OSError, yaml.YAMLError) as error:
@@ -79,24 +80,30 @@ def load_budget(path: Path) -> DeviceBudget:
         raise UserError(f"budget.device {path}: {problems}") from error
 
 
-def load_budgets(recipe: Recipe) -> list[DeviceBudget]:
-    """The recipe's budgets, the one that may be required first. UserError for two of one name."""
-    found = [load_budget(path) for path in recipe.budget.devices] if recipe.budget else []
-    names = [budget.name for budget in found]
-    if twice := next((name for name in names if names.count(name) > 1), None):
-        raise UserError(f"budget.also: expected each device once, found {twice} twice; name another file")
-    return found
+def load_budgets(section: BudgetSection | None) -> list[DeviceBudget]:
+    """Read all budget files of a recipe's budget section, `device` first; an absent section has none.
+
+    Raises UserError if two of them have the same name.
+    """
+    budgets = [load_budget(path) for path in section.devices] if section else []
+    names = [budget.name for budget in budgets]
+    if repeated := next((name for name in names if names.count(name) > 1), None):
+        raise UserError(f"budget.also: expected each device once, found {repeated} twice; name another file")
+    return budgets
 
 
-def settings_for_device(recipe: Recipe, budget: DeviceBudget | None = None) -> MeasurementSettings:
-    """The benchmark's own threads without a cap, or what a budget asks for in their stead."""
-    assert recipe.benchmark is not None
-    threads = recipe.benchmark.threads
-    return MeasurementSettings((budget.threads or threads) if budget else threads, budget.memory_mb if budget else None)
+def settings_for_device(section: BenchmarkSection, budget: DeviceBudget | None = None) -> MeasurementSettings:
+    """Return the threads and the memory cap that `budget` asks for; without one, those of the benchmark section."""
+    if budget is None:
+        return MeasurementSettings(section.threads, None)
+    return MeasurementSettings(budget.threads or section.threads, budget.memory_mb)
 
 
-def emulated_settings(recipe: Recipe) -> dict[str, MeasurementSettings]:
-    """By device what its budget asks for, where that is not what the benchmark does anyway."""
-    own = settings_for_device(recipe) if recipe.benchmark is not None else None
-    asked = {budget.name: settings_for_device(recipe, budget) for budget in load_budgets(recipe) if own}
-    return {name: wanted for name, wanted in asked.items() if wanted != own}
+def emulated_settings(
+    section: BenchmarkSection | None, budget_section: BudgetSection | None
+) -> dict[str, MeasurementSettings]:
+    """Return the settings of each device, by name, that differ from the benchmark's own settings."""
+    if section is None:
+        return {}
+    settings = {budget.name: settings_for_device(section, budget) for budget in load_budgets(budget_section)}
+    return {name: wanted for name, wanted in settings.items() if wanted != settings_for_device(section)}

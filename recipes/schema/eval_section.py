@@ -1,4 +1,4 @@
-"""TODO: recipes.schema.eval_section."""
+"""The `eval` section: how accuracy is measured."""
 
 from pathlib import Path
 from typing import Literal
@@ -11,51 +11,56 @@ Normalizer = Literal["basic", "english", "none"]
 
 
 class NoiseOptions(Section):
-    """The test set under noise, and noise without speech."""
+    """Accuracy on the test sets with added noise, and words invented on noise without speech."""
 
     folder: Path | None = None
-    """Folder of noise recordings; null makes white and pink noise."""
+    """Folder of noise recordings. Null generates white and pink noise."""
     files: list[str] = Field(default=["*"], min_length=1)
-    """Which of its files, such as [`*noise*`] where room impulses lie beside them."""
+    """Glob patterns of the files in `folder` to use, such as [`*noise*`] if it also holds room impulse responses."""
     snr_db: list[float] = Field(default=[20.0, 10.0, 5.0, 0.0], min_length=1)
-    """Signal-to-noise ratios, dB, of noise to the whole clip's power; at each the same noise under the same clip."""
+    """Signal-to-noise ratios to test, in dB, relative to the power of the whole clip. A clip gets the same noise at all
+    of them."""
     utterances: int = Field(default=100, gt=0)
-    """Utterances of each test set, evenly spaced."""
+    """Number of utterances of each test set, evenly spaced."""
     alone: int = Field(default=10, ge=0)
-    """Windows of noise alone, beside one of digital silence: every word there is invented."""
+    """Number of windows that contain only noise; one of digital silence is added. Every word in their transcripts is
+    invented."""
 
 
 class LongFormOptions(Section):
-    """Recordings longer than the model's window."""
+    """Accuracy on recordings that are longer than the window of the model."""
 
     folder: Path | None = None
-    """Audio folder (metadata.jsonl or .csv with `file_name`, `text`); null joins utterances of each test set."""
+    """Audio folder with metadata.jsonl or .csv (`file_name`, `text`). Null joins utterances of each test set."""
     modes: list[Literal["sequential", "chunked"]] = Field(default=["sequential", "chunked"], min_length=1)
-    """`sequential` follows the model's timestamps, `chunked` joins overlapping windows."""
+    """Ways to transcribe: `sequential` moves the window by the predicted timestamps, `chunked` joins the texts of
+    overlapping windows."""
     joined_seconds: float = Field(default=60.0, gt=0)
-    """Least length of a joined recording, s; utterances follow each other speaker by speaker."""
+    """Minimum length of a joined recording, in seconds. Utterances are joined speaker by speaker."""
     pause_seconds: float = Field(default=0.5, ge=0)
-    """Silence after each joined utterance, s."""
+    """Silence after each joined utterance, in seconds."""
     recordings: int = Field(default=10, gt=0)
-    """At most so many from the folder or each test set."""
+    """Maximum number of recordings from the folder or from each test set."""
 
 
 class EvalSection(Section):
-    """Accuracy of teacher, student and every export on the test split."""
+    """Accuracy of the teacher, the student and every export on the test split."""
 
     normalizer: Normalizer = "english"
-    """`english` and `basic` are Whisper's own; `basic` leaves number words apart."""
+    """Text normalizer applied before scoring. `english` and `basic` are Whisper's own; `basic` does not convert number
+    words."""
     bootstrap: int = Field(default=1000, ge=100)
-    """Resamples behind the 95 % intervals."""
+    """Number of bootstrap resamples for the 95 % confidence intervals."""
     batch_size: int = Field(default=16, gt=0)
-    """Clips a batch."""
+    """Clips per batch."""
     max_tokens: int | None = Field(default=None, gt=0)
-    """Longest text of a clip, in tokens; null for the model's own limit."""
+    """Maximum length of a transcript, in tokens. Null uses the limit of the model."""
     samples: int = Field(default=12, ge=0)
-    """Transcripts of each test set shown in the report."""
+    """Number of transcripts of each test set that the report shows."""
     noise: NoiseOptions | None = None
-    """Accuracy under noise and words on no speech; null leaves both out."""
+    """Accuracy with noise, and words invented without speech. Null skips both."""
     long_form: LongFormOptions | None = None
-    """Accuracy on recordings longer than the window; null leaves it out."""
+    """Accuracy on recordings longer than the window. Null skips it."""
     draft: int = Field(default=0, ge=0)
-    """Test clips, evenly spaced, on which the student drafts for its teacher and acceptance is counted; 0 for none."""
+    """Number of test clips, evenly spaced, on which the student drafts tokens for its teacher (speculative decoding)
+    and accepted tokens are counted. 0 skips it."""

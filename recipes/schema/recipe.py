@@ -1,6 +1,6 @@
-"""The recipe: one YAML for one student, its sections named after the stages.
+"""The recipe: one YAML file that describes one student, with a section for each stage.
 
-Values come from, in rising order, the defaults below, the YAML file and `section.key=value` overrides.
+Values come from the defaults of the schema, then the YAML file, then overrides (`section.key=value`); later ones win.
 Paths are relative to the working directory. `${oc.env:NAME,default}` reads an environment variable.
 """
 
@@ -31,67 +31,69 @@ from recipes.schema.train_section import HealSection, TrainSection
 
 
 class Recipe(Section):
-    """A whole recipe. A stage whose section is null is left out of the flow."""
+    """A recipe. A stage whose section is null is left out of the flow."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    """Name of the run; its stage folders are `runs/NAME/STAGE`."""
+    """Name of the run. Its stage folders are `runs/NAME/STAGE`."""
     runs: Path = Path("runs")
-    """Folder of all runs."""
+    """Folder that contains all runs."""
     seed: int = 0
-    """Seed of every draw."""
+    """Seed of all random numbers."""
     launch: Path | None = None
-    """accelerate configuration used by `sottovoce run` for labels and train; null takes accelerate's default."""
+    """Configuration file of accelerate with which `sottovoce run` starts labels, train and heal. Null uses accelerate's
+    default."""
     teacher: TeacherSection
-    """The model to learn from."""
+    """The model that the student learns from."""
     corpus: CorpusSection
-    """Audio in."""
+    """Sources of audio."""
     labels: LabelsSection | None = None
-    """Pseudo-labels."""
+    """Pseudo-labels by the teacher. Needed by train and heal."""
     quality: QualitySection = QualitySection()
-    """Which labels are kept."""
+    """Tests that a label must pass to be used in training."""
     student: StudentSection
-    """The cut."""
+    """The student before training."""
     train: TrainSection | None = None
-    """Distillation; needs labels. Without it the untrained student is exported."""
+    """Distillation. Needs labels. If null, the untrained student is exported."""
     compress: CompressSection | None = None
-    """What is taken out of the student after that."""
+    """Compression of the student after training."""
     heal: HealSection | None = None
-    """Distillation of the compressed student; needs compress and labels. A section of its own, as each stage has one:
-    new steps of healing compress nothing again."""
+    """Distillation of the compressed student. Needs compress and labels. It is a stage of its own, so that changing it
+    does not repeat the compression."""
     export: ExportSection = ExportSection()
-    """Device files."""
+    """Model files for devices."""
     eval: EvalSection | None = EvalSection()
-    """Accuracy."""
+    """Measurement of accuracy."""
     benchmark: BenchmarkSection | None = BenchmarkSection()
-    """Latency and memory."""
+    """Measurement of latency and memory."""
     budget: BudgetSection | None = None
-    """Verdict; needs benchmark."""
+    """Devices to judge the artefacts for. Needs benchmark."""
     release: ReleaseSection | None = None
-    """The student for others; null makes no release."""
+    """Release folder with the student and a model card. Null makes none."""
     beside: list[Path] = []
-    """Finished runs, such as runs/small-shape, whose latency, memory and size the report shows after this one's."""
+    """Finished runs, such as runs/small-shape, whose latency, memory and size the report shows next to those of this
+    run."""
 
     @model_validator(mode="after")
-    def _flow_is_whole(self) -> Self:
+    def _check_sections(self) -> Self:
         for section in (self.train, self.heal):
             if section is not None:
-                self._labels_suffice(section)
+                self._check_labels_for(section)
         if self.heal is not None and self.compress is None:
-            raise ValueError("heal: needs a compress section; it trains what that leaves")
+            raise ValueError("heal: needs a compress section, because it trains the compressed student")
         if self.labels is not None and self.labels.text != "teacher" and self.labels.top_k:
-            raise ValueError("labels.top_k: needs labels.text: teacher; transcripts hold no distribution")
+            raise ValueError("labels.top_k: needs labels.text: teacher, because transcripts have no token distribution")
         if self.student.init == "scratch" and self.train is None:
-            raise ValueError("student.init: scratch needs a train section; random weights transcribe nothing")
+            raise ValueError("student.init: scratch needs a train section, because random weights cannot transcribe")
         if self.budget is not None and self.benchmark is None:
             raise ValueError("budget: needs a benchmark section; write `benchmark: {}` for its defaults")
-        trimmed = self.compress is not None and self.compress.vocabulary is not None
-        if trimmed and self.eval is not None and self.eval.draft:
-            raise ValueError("eval.draft: needs a student with its teacher's tokens; leave out compress.vocabulary")
+        smaller_vocabulary = self.compress is not None and self.compress.vocabulary is not None
+        if smaller_vocabulary and self.eval is not None and self.eval.draft:
+            raise ValueError("eval.draft: needs a student with its teacher's tokens; remove compress.vocabulary")
         if self.release is not None:
             self.release.check(self.export, [source.label for source in self.corpus.sources])
         return self
 
-    def _labels_suffice(self, section: TrainSection) -> None:
+    def _check_labels_for(self, section: TrainSection) -> None:
         name, labels = section.name, self.labels
         if labels is None:
             raise ValueError(f"{name}: needs a labels section; write `labels: {{}}` for its defaults")
@@ -102,8 +104,8 @@ class Recipe(Section):
                 raise ValueError(f"{name}.teacher: stored needs labels with logits; set labels.top_k, such as 32")
             if labels.temperature != section.temperature:
                 raise ValueError(
-                    f"{name}.temperature: stored logits have their tail summed at labels.temperature "
-                    f"{labels.temperature:g}, found {section.temperature:g}; make them equal"
+                    f"{name}.temperature: expected {labels.temperature:g}, the labels.temperature of stored logits, "
+                    f"found {section.temperature:g}; make them equal"
                 )
 
     @property
@@ -113,10 +115,10 @@ class Recipe(Section):
 
 
 def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe file with dotted overrides.
+    """Read a recipe file and apply overrides of the form `section.key=value`.
 
-    Raises UserError, in one line with the file and the dotted key, for a missing or unparsable file, an
-    override that is not `section.key=value`, an unknown key, a wrong type or a value out of range.
+    Raises UserError, with the file and the dotted key, if the file is missing or cannot be parsed, if an override does
+    not have that form, if a key is unknown, or if a value has the wrong type or is out of range.
     """
     path = Path(path)
     if path.is_dir():
@@ -138,32 +140,36 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
     except (OmegaConfBaseException, yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(f"recipe {path}: does not parse: {error}") from error
+        raise UserError(f"recipe {path}: cannot be parsed: {error}") from error
     return validate_recipe(values, str(path))
 
 
-def validate_recipe(values: Any, where: str) -> Recipe:
-    """Values to a Recipe; UserError lists every wrong key with what was expected and found."""
+def validate_recipe(values: Any, source: str) -> Recipe:
+    """Create a recipe from plain values. `source` is named in errors.
+
+    Raises UserError that lists all invalid keys with what was expected and found.
+    """
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
-        raise UserError(f"recipe {where}: {'; '.join(_explain(problem) for problem in error.errors())}") from error
+        raise UserError(f"recipe {source}: {'; '.join(_explain(problem) for problem in error.errors())}") from error
 
 
 def _explain(problem: Any) -> str:
+    """Return one error of pydantic as `key: expected ..., found ...`."""
     key = ".".join(str(part) for part in problem["loc"]) or "recipe"
     if problem["type"] == "extra_forbidden":
-        return f"{key}: unknown key; remove it or correct its spelling ({_siblings(problem['loc'][:-1])})"
+        return f"{key}: unknown key; remove it or correct its spelling ({_known_keys(problem['loc'][:-1])})"
     if problem["type"] == "missing":
         return f"{key}: expected a value, found none; add it"
     message = problem["msg"].removeprefix("Value error, ")
-    found = problem["input"]
-    shown = "" if isinstance(found, dict | BaseModel) else f", found {found!r}"
-    return f"{key}: {message}{shown}"
+    value = problem["input"]
+    found = "" if isinstance(value, dict | BaseModel) else f", found {value!r}"
+    return f"{key}: {message}{found}"
 
 
-def _siblings(location: Sequence[Any]) -> str:
-    """The keys that may stand at a location: `known: a, b`."""
+def _known_keys(location: Sequence[Any]) -> str:
+    """Return the valid keys of the section at `location`, as `known: a, b`."""
     node: Any = Recipe.model_json_schema()
     definitions = node["$defs"]
     for part in location:
@@ -175,5 +181,5 @@ def _siblings(location: Sequence[Any]) -> str:
 
 
 def json_schema() -> str:
-    """The recipe's JSON schema, for editors: `sottovoce schema > recipe.schema.json`."""
+    """Return the JSON schema of a recipe, for editors: `sottovoce schema > recipe.schema.json`."""
     return json.dumps(Recipe.model_json_schema(), indent=2)

@@ -1,4 +1,4 @@
-"""The recipe's release section: what is made ready for others, and under which terms."""
+"""The `release` section: what is published, and under which terms."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -12,45 +12,45 @@ Runtime = Literal["onnx", "openvino", "tflite", "mobile", "ctranslate2", "compre
 
 
 class ReleaseSection(Section):
-    """The folder that others pick up: the student, chosen exports, a model card."""
+    """A folder to publish: the student, the chosen exports and a model card."""
 
     licence: str = Field(pattern=r"^[a-z0-9][a-z0-9.-]*$")
-    """Of the student's weights, as the Hub spells it, such as apache-2.0 or cc-by-sa-4.0."""
+    """Licence of the student's weights, in the Hub's spelling, such as apache-2.0 or cc-by-sa-4.0."""
     artefacts: dict[Runtime, list[Precision]] | None = None
-    """Exports to take along by runtime and precision, such as {onnx: [int8]}; null takes all that the recipe makes."""
+    """Exports to include, as precisions by runtime, such as {onnx: [int8]}. Null includes all exports of the recipe."""
     repository: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
-    """Hub id, `owner/name`, to push to; null where `--repository` names it."""
+    """Hub id (`owner/name`) of the repository to push to. Null if it is given with `--repository`."""
     private: bool = True
-    """Whether the repository is; a public one that is there already is refused then."""
+    """Push to a private repository. If it exists and is public, the push is refused."""
     language: list[str] | None = Field(default=None, min_length=1)
-    """Language codes in the model card; null takes teacher.language, or en of English-only models."""
+    """Language codes in the model card. Null uses `teacher.language`, or `en` for English-only models."""
     tags: list[str] = Field(default=[])
-    """More tags for the model card."""
+    """Additional tags in the model card."""
     teacher_licence: str | None = None
-    """Of the teacher's weights."""
+    """Licence of the teacher's weights, for the model card."""
     data_licences: dict[str, str] = Field(default={})
-    """Licence of each source of audio, by its name."""
+    """Licence of each audio source by its name, for the model card."""
     limits: list[str] = Field(default=[])
-    """Sentences on what the student is not fit for, beyond what was measured."""
+    """Sentences in the model card about what the student should not be used for, in addition to what was measured."""
 
-    def chosen(self, export: ExportSection) -> list[tuple[str, str, Precision]]:
-        """Name, runtime and precision of the exports that are taken along."""
-        wanted = self._named
-        return [artefact for artefact in export.artefacts if wanted is None or artefact[0] in wanted]
+    def chosen_artefacts(self, export: ExportSection) -> list[tuple[str, str, Precision]]:
+        """Return name, runtime and precision of each export to include."""
+        names = self._artefact_names
+        return [artefact for artefact in export.artefacts if names is None or artefact[0] in names]
 
     def check(self, export: ExportSection, sources: Sequence[str]) -> None:
-        """ValueError for an artefact that the recipe does not export, and for the licence of a source it lacks."""
-        made = [name for name, _, _ in export.artefacts]
-        if wrong := [name for name in self._named or () if name not in made]:
+        """Raise ValueError for an artefact that `export` does not write, or for the licence of an unknown source."""
+        exported = [name for name, _, _ in export.artefacts]
+        if missing := [name for name in self._artefact_names or () if name not in exported]:
             raise ValueError(
-                f"release.artefacts: expected some of {', '.join(made)}, found {wrong[0]}; add it to export"
+                f"release.artefacts: expected some of {', '.join(exported)}, found {missing[0]}; add it to export"
             )
         if unknown := [name for name in self.data_licences if name not in sources]:
             raise ValueError(f"release.data_licences: expected some of {', '.join(sources)}, found {unknown[0]}")
 
     @property
-    def _named(self) -> list[str] | None:
-        """Names of the chosen artefacts; None for all."""
+    def _artefact_names(self) -> list[str] | None:
+        """Names of the artefacts to include; None for all."""
         if self.artefacts is None:
             return None
         return [f"{runtime}-{precision}" for runtime, precisions in self.artefacts.items() for precision in precisions]

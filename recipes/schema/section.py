@@ -1,9 +1,9 @@
-"""The sections of a recipe, named after the stages: every field with its unit and default."""
+"""Base class of all recipe sections."""
 
 from pydantic import BaseModel, ConfigDict
 
 
 class Section(BaseModel):
-    """Frozen; unknown keys are refused; a field's docstring is its description in the JSON schema."""
+    """Frozen pydantic model without unknown keys. Field docstrings are the descriptions in the JSON schema."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=())

@@ -1,23 +1,26 @@
-"""The figures of a finished benchmark stage as one JSON line, for `make bench`.
+"""Print the figures of a run's finished benchmark stage as one JSON line, for `make bench`; nothing is measured anew.
 
-python -m tests.bench.finished_run recipes/demo/recipe.yaml
+    python -m tests.bench.finished_run recipes/demo/recipe.yaml
+
+The figures are those of latency.json: per exported artefact the times of a clip, of the encoder and of a decoder step,
+memory and size, and the speed-up over the teacher in PyTorch float32 with its interval.
 """
 
 import json
 from collections.abc import Mapping
 
 from recipes.core.errors import UserError, run_main
-from recipes.engine.freshness import read_record
 from recipes.engine.stage_folder import parse_stage_arguments
+from recipes.engine.stage_record import read_record
 
 
 def main() -> None:
-    """Read latency.json, print the ratios to the teacher in PyTorch fp32."""
+    """Read latency.json and print a row per artefact, with the best figures of the int8 artefacts in front."""
     recipe, _ = parse_stage_arguments("benchmark")
     folder = recipe.root / "benchmark"
     record = read_record(folder)
     if record is None:
-        raise UserError(f"{folder}: expected a finished benchmark, found none; run `sottovoce run` first")
+        raise UserError(f"{folder}: expected a finished benchmark stage, found none; run `sottovoce run` first")
     latency = json.loads((folder / "latency.json").read_text())
     rows = {
         row["name"]: {
@@ -32,15 +35,15 @@ def main() -> None:
         }
         for row in latency["variants"]
     }
-    int8 = [row for name, row in rows.items() if name.endswith("int8")]
-    head = {
+    int8_rows = [row for name, row in rows.items() if name.endswith("int8")]
+    summary = {
         "bench": "export", "run": recipe.name,
-        "best_int8_ratio": max((row["speedup"] for row in int8), default=None),
+        "best_int8_ratio": max((row["speedup"] for row in int8_rows), default=None),
         "int8_step_ratio": _ratio(rows, "token_p50_ms", "onnx-int8", "onnx-fp32"),
-        "least_int8_rss_mb": min((row["peak_rss_mb"] for row in int8), default=None),
+        "least_int8_rss_mb": min((row["peak_rss_mb"] for row in int8_rows), default=None),
         "baseline": latency["baseline"], "drift": round(latency["baseline_drift"], 3),
     }  # fmt: skip
-    print(json.dumps(head | {"threads": latency["threads"], "cpu": record["machine"]["cpu"], "variants": rows}))
+    print(json.dumps(summary | {"threads": latency["threads"], "cpu": record["machine"]["cpu"], "variants": rows}))
 
 
 def _ratio(rows: Mapping[str, Mapping[str, float]], figure: str, name: str, other: str) -> float | None:

@@ -1,12 +1,12 @@
-"""Every method of compression alone, healed alike: WER before and after, size and encoder latency.
+"""Compare the compression methods, each alone and healed with the same settings: WER before and after, size, latency.
 
     python -m tests.bench.heal SPEECH [--recipe RECIPE] [--runs FOLDER] [KEY=VALUE ...]        one JSON line
 
-The recipe's stages up to `heal` are run for each method with its `compress` section in the place of the recipe's own,
-`half` being that one; a second call goes on where the first was ended, and measures alone what is there. Other
-overrides are the recipe's: `heal.steps=300`, or, to compress the teacher itself, `student.init=teacher
-student.decoder_layers=4`. Corpus, labels and quality are those of the run given as --like. All are scored on AN4's test
-split; differences are paired, `healed` is that of the healed to the unhealed.
+For each method, the recipe's stages up to `heal` are run with the method as the `compress` section; `half` is the
+recipe's own section. A second call continues a run that was interrupted, and only measures what is finished. Further
+overrides are those of the recipe, such as `heal.steps=300`, or `student.init=teacher student.decoder_layers=4` to
+compress the teacher itself. Corpus, labels and quality report are taken from the run given as --like. All models are
+scored on AN4's test split. Differences are paired; `healed` is the difference of the healed to the unhealed model.
 """
 
 import argparse
@@ -22,7 +22,7 @@ import torch
 from eval.runtimes.torch_runtime import load_model
 from recipes.core.errors import run_main
 from recipes.schema.recipe import load_recipe
-from tests.bench.compress import clips, interval, table
+from tests.bench.compress import compare_models, read_clips, wer_interval
 
 METHODS = {
     "half": "",
@@ -34,11 +34,12 @@ METHODS = {
     "neurons": "{prune: {ffn_width: 384, decoder_ffn_width: 384}}",
     "window": "{window: {seconds: 5}}",
 }
-"""The alnum models have 4 encoder layers, 3 or more heads in each, 768 neurons and windows of 7 s."""
+"""`compress` section by name. The alnum models have 4 encoder layers with 3 or more heads each, 768 neurons, and a
+window of 7 s."""
 
 
-def healed(recipe: Path, name: str, runs: Path, like: Path, overrides: list[str]) -> Path:
-    """The folder of a method's run, finished up to its last stage."""
+def run_method(recipe: Path, name: str, runs: Path, like: Path, overrides: list[str]) -> Path:
+    """Run a method up to the stage `heal`, as far as it is not finished, and return the folder of its run."""
     options = [f"name={name}", f"runs={runs}", f"labels.source={like / 'labels'}", *overrides]
     if METHODS[name]:
         options += ["compress=null", f"compress={METHODS[name]}"]
@@ -52,37 +53,37 @@ def healed(recipe: Path, name: str, runs: Path, like: Path, overrides: list[str]
 
 
 def main() -> None:
-    """Run what is missing, then score and time all; a row a method."""
+    """Run the methods that are missing, then score and time all of them."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("speech", type=Path)
     parser.add_argument("--recipe", type=Path, default=Path("recipes/alnum-compressed/recipe.yaml"))
-    parser.add_argument("--like", type=Path, default=Path("runs/alnum-real"), help="run whose corpus and labels serve")
-    parser.add_argument("--runs", type=Path, default=Path("runs/healed"), help="where the methods' runs go")
-    parser.add_argument("--methods", default=",".join(METHODS), help="some of them, with commas between")
-    parser.add_argument("--only-run", action="store_true", help="train and measure nothing yet")
-    parser.add_argument("--times", type=int, default=50, help="runs of each encoder")
+    parser.add_argument("--like", type=Path, default=Path("runs/alnum-real"), help="run with the corpus and the labels")
+    parser.add_argument("--runs", type=Path, default=Path("runs/healed"), help="folder of the methods' runs")
+    parser.add_argument("--methods", default=",".join(METHODS), help="methods to compare, separated by commas")
+    parser.add_argument("--only-run", action="store_true", help="run the stages, but measure nothing")
+    parser.add_argument("--times", type=int, default=50, help="timed runs of each encoder")
     parser.add_argument("overrides", nargs="*")
-    given = parser.parse_intermixed_args()
-    methods = given.methods.split(",")
+    args = parser.parse_intermixed_args()
+    methods = args.methods.split(",")
     if unknown := [name for name in methods if name not in METHODS]:
         parser.error(f"--methods: expected some of {', '.join(METHODS)}, found {unknown[0]}")
     torch.set_num_threads(1)
-    roots = {name: healed(given.recipe, name, given.runs, given.like, given.overrides) for name in methods}
-    if given.only_run:
+    roots = {name: run_method(args.recipe, name, args.runs, args.like, args.overrides) for name in methods}
+    if args.only_run:
         return
     first = next(iter(roots.values()))
     folders = {"original": first / "student" / "model"}
     for name, root in roots.items():
         folders |= {name: root / "compress" / "model", f"{name}, healed": root / "heal" / "model"}
     models = {name: load_model(folder) for name, folder in folders.items()}
-    train, test = clips(given.speech / "an4" / "train"), clips(given.speech / "an4" / "test")
-    # Healing changes values alone.
-    rows, errors = table(models, folders, train, test, runs=given.times, threads=1, timed=["original", *roots])
+    train, test = read_clips(args.speech / "an4" / "train"), read_clips(args.speech / "an4" / "test")
+    # Healed models are not timed: healing changes the weights only, not the shape.
+    rows, errors = compare_models(models, folders, train, test, runs=args.times, threads=1, timed=["original", *roots])
     for name in roots:
-        rows[f"{name}, healed"]["healed"] = interval(errors[f"{name}, healed"], errors[name])
+        rows[f"{name}, healed"]["healed"] = wer_interval(errors[f"{name}, healed"], errors[name])
     print(json.dumps({
-        "bench": "heal", "recipe": str(given.recipe), "overrides": given.overrides, "methods": METHODS, "rows": rows,
-        "test_clips": len(test), "words": int(errors["original"].units.sum()), "threads": 1, "runs": given.times,
+        "bench": "heal", "recipe": str(args.recipe), "overrides": args.overrides, "methods": METHODS, "rows": rows,
+        "test_clips": len(test), "words": int(errors["original"].units.sum()), "threads": 1, "runs": args.times,
         "wer_is": "value, low and high of the 95 % interval",
     }))  # fmt: skip
 

@@ -1,9 +1,9 @@
-"""How well `sottovoce plan` predicts: shapes that its cost models have not seen, predicted and then measured.
+"""How well `sottovoce plan` predicts shapes that its cost models were not fitted to: predict them, then measure them.
 
     python -m tests.bench.plan TEACHER [--shapes 10] [--seed 0] [--artefacts onnx-int8 ...]        one JSON line
 
-TEACHER is a shape or a folder, as for the command. Shapes are drawn with the seed from all that a plan would consider;
-what is measured is kept in the cache, where a plan finds it.
+TEACHER is the name of a shape or a folder, as for the command. The shapes are drawn with the seed from all that a plan
+would consider. Measurements are cached where `sottovoce plan` looks for them too.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from distill.planning.cost_model import LIMITED, CostModel, leave_one_out_errors
+from distill.planning.cost_model import LIMITED, FittedCosts
 from distill.planning.search_space import PlannedTeacher, SearchSpace
 from distill.planning.shape_timings import ShapeTimings
 from recipes.core.errors import run_main
@@ -21,7 +21,7 @@ from recipes.core.machine import describe_machine
 
 
 def main() -> None:
-    """Fit to the design, draw, measure, compare."""
+    """Fit the cost models to the design, draw other shapes, measure them and compare."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("teacher")
     parser.add_argument("--vocabulary", type=Path)
@@ -34,39 +34,37 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=15)
     parser.add_argument("--language", default="en")
     parser.add_argument("--cache", type=Path, default=Path("runs/plan"))
-    given = parser.parse_args()
-    teacher = PlannedTeacher.find(given.teacher, given.vocabulary, given.language)
-    space = SearchSpace.of(teacher, given.seconds)
+    args = parser.parse_args()
+    teacher = PlannedTeacher.find(args.teacher, args.vocabulary, args.language)
+    space = SearchSpace.of(teacher, args.seconds)
     design = space.design()
     unseen = [candidate for candidate in space.candidates() if candidate not in design]
-    drawn = np.random.default_rng(given.seed).permutation(len(unseen))[: given.shapes]
-    artefacts = [(runtime, precision) for runtime, precision in (name.split("-") for name in given.artefacts)]
-    measuring = ShapeTimings(
-        teacher, given.cache, given.threads, given.seconds, given.tokens, given.runs, given.language
+    drawn = np.random.default_rng(args.seed).permutation(len(unseen))[: args.shapes]
+    artefacts = [(runtime, precision) for runtime, precision in (name.split("-") for name in args.artefacts)]
+    timings = ShapeTimings(
+        teacher, args.cache, args.threads, args.seconds, args.tokens, args.runs, args.language
     )  # fmt: skip
-    # All in one go, so that the yardstick's median is the same for what is fitted and for what is predicted.
-    measured = measuring.points([*design, *(unseen[index] for index in drawn)], artefacts)
+    # One call, so that the median time of the reference model is the same for the fitted and for the predicted shapes.
+    measured = timings.measure([*design, *(unseen[index] for index in drawn)], artefacts)
     rows, summary = [], {}
     for artefact, points in measured.items():
-        fitted, name = points[: len(design)], "-".join(artefact)
-        costs = CostModel.fit(fitted, given.tokens)
-        wrong: dict[str, list[float]] = {key: [] for key in ("clip_p50_ms", *LIMITED)}
-        for index, (shape, found) in zip(drawn, points[len(design) :], strict=True):
-            said = costs.predict(shape)
-            for key, values in wrong.items():
-                values.append(said[key] / found[key] - 1)
-            figures = {key: [round(said[key], 3), round(found[key], 3)] for key in wrong}
+        costs, name = FittedCosts.fit(points[: len(design)], args.tokens), "-".join(artefact)
+        errors: dict[str, list[float]] = {key: [] for key in ("clip_p50_ms", *LIMITED)}
+        for index, point in zip(drawn, points[len(design) :], strict=True):
+            predicted = costs.model.predict(point.shape)
+            pairs = {key: (getattr(predicted, key), getattr(point.figures, key)) for key in errors}
+            for key, (prediction, measurement) in pairs.items():
+                errors[key].append(prediction / measurement - 1)
+            figures = {key: [round(value, 3) for value in pair] for key, pair in pairs.items()}
             rows.append({"artefact": name, **vars(unseen[index]), **figures})
         summary[name] = {
-            "median_error_percent": {key: _percent(np.median(np.abs(each))) for key, each in wrong.items()},
-            "largest_percent": {key: _percent(np.max(np.abs(each))) for key, each in wrong.items()},
-            "left_out_percent": {
-                key: _percent(each) for key, each in leave_one_out_errors(fitted, given.tokens).items()
-            },
+            "median_error_percent": {key: _percent(np.median(np.abs(values))) for key, values in errors.items()},
+            "largest_percent": {key: _percent(np.max(np.abs(values))) for key, values in errors.items()},
+            "left_out_percent": {key: _percent(error) for key, error in vars(costs.errors).items()},
         }
     print(json.dumps({
-        "bench": "plan", "teacher": given.teacher, "threads": given.threads, "cpu": describe_machine()["cpu"],
-        "measured_for_fit": len(design), "unseen": len(drawn), "seed": given.seed, "summary": summary,
+        "bench": "plan", "teacher": args.teacher, "threads": args.threads, "cpu": describe_machine()["cpu"],
+        "measured_for_fit": len(design), "unseen": len(drawn), "seed": args.seed, "summary": summary,
         "rows_are": "predicted, measured", "rows": rows,
     }))  # fmt: skip
 

@@ -1,10 +1,11 @@
-"""What a trimmed vocabulary saves of a true-size student: its file, and the time of a decoder step.
+"""Measure what a trimmed vocabulary saves in a true-size student: file size and the time of a decoder step.
 
     python -m tests.bench.vocabulary SPEECH VOCABULARY [--shape tiny] [--tokens 8000]        one JSON line
 
-Two decoder layers and random weights. Kept are the tokens of all transcripts outside of test splits and the most common
-others; `spelled` is the share of all transcripts, tests and all, that come back as they were.
-Steps of one token, after twenty, take turns in ONNX Runtime, so that the machine's other work falls on both.
+The student has two decoder layers and random weights. Its vocabulary keeps the tokens of all transcripts outside of
+test splits, and the most common other tokens. `spelled` is the share of all transcripts, test splits included, that the
+trimmed tokenizer encodes and decodes without loss. Decoder steps of one token, after twenty, are timed in turn in ONNX
+Runtime, so that other work on the machine slows both alike.
 """
 
 import argparse
@@ -27,38 +28,39 @@ from distill.models.saving import copy_processors
 from eval.runtimes.model_format import load_tokenizer
 from eval.runtimes.onnx_runtime import OnnxRuntime
 from eval.runtimes.torch_runtime import load_model
+from recipes.core.errors import run_main
 from recipes.core.whisper_shape import WHISPER_SHAPES
 from recipes.schema.compress_section import VocabularyOptions
 from recipes.schema.export_section import Precision
-from tests.bench.turns import medians_ms
+from tests.bench.interleaved_timing import median_times_ms
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "int8")
-CACHED = list(range(1, 21))
-"""Tokens that stand before the step."""
+PAST_TOKENS = list(range(1, 21))
+"""Tokens in the cache before the timed step."""
 
 
-def transcripts(folder: Path, without: str = "") -> list[str]:
-    """Of every utterance below the folder that has one, splits `without` left out."""
-    files = [file for file in sorted(folder.rglob("metadata.jsonl")) if file.parent.name != without]
+def read_transcripts(folder: Path, without_split: str = "") -> list[str]:
+    """Return the transcripts of all utterances below the folder that have one, except those of `without_split`."""
+    files = [file for file in sorted(folder.rglob("metadata.jsonl")) if file.parent.name != without_split]
     rows = [json.loads(line) for file in files for line in file.open()]
     return [row["text"] for row in rows if row.get("text")]
 
 
-def spelled(folder: Path, texts: list[str]) -> float:
-    """Share of the texts that the folder's tokenizer writes and reads without loss."""
+def round_trip_share(folder: Path, texts: list[str]) -> float:
+    """Return the share of the texts that the folder's tokenizer encodes and decodes without loss."""
     tokenizer = load_tokenizer(folder)
-    back = [tokenizer.decode(tokenizer.encode(text, add_special_tokens=False).ids) for text in texts]
-    return float(np.mean([one == other for one, other in zip(texts, back, strict=True)]))
+    decoded = [tokenizer.decode(tokenizer.encode(text, add_special_tokens=False).ids) for text in texts]
+    return float(np.mean([a == b for a, b in zip(texts, decoded, strict=True)]))
 
 
-def step(runtime: OnnxRuntime, mel_BFT: np.ndarray) -> Callable[[int], object]:
-    """The next step of one token, always from the same cache."""
-    _, state = runtime.step(np.array([CACHED]), runtime.encode(mel_BFT))
-    return lambda _run: runtime.step(np.array([CACHED[:1]]), state)
+def next_step(runtime: OnnxRuntime, mel_BFT: np.ndarray) -> Callable[[int], object]:
+    """Return a step of one token that always starts from the same cache."""
+    _, state = runtime.step(np.array([PAST_TOKENS]), runtime.encode(mel_BFT))
+    return lambda _run: runtime.step(np.array([PAST_TOKENS[:1]]), state)
 
 
 def main() -> None:
-    """The whole vocabulary beside the trimmed one."""
+    """Export the student with the whole and with the trimmed vocabulary, and compare the two."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("speech", type=Path)
     parser.add_argument("vocabulary", type=Path)
@@ -66,40 +68,49 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=8000)
     parser.add_argument("--runs", type=int, default=200)
     parser.add_argument("--threads", type=int, default=1)
-    given = parser.parse_args()
-    torch.set_num_threads(given.threads)
-    learnt = transcripts(given.speech, without="test")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    texts = read_transcripts(args.speech, without_split="test")
     rows = dict[str, Any]()
-    with tempfile.TemporaryDirectory() as place:
-        random_model(WHISPER_SHAPES[given.shape], given.vocabulary, Path(place) / "teacher")
-        teacher = load_model(Path(place) / "teacher")
+    with tempfile.TemporaryDirectory() as scratch:
+        random_model(WHISPER_SHAPES[args.shape], args.vocabulary, Path(scratch) / "teacher")
+        teacher = load_model(Path(scratch) / "teacher")
         whole = cut_layers(teacher, list(range(teacher.config.encoder_layers)), [0, teacher.config.decoder_layers - 1])
-        (trimmed := Path(place) / "trimmed").mkdir()
-        copy_processors(given.vocabulary, trimmed)
+        (trimmed := Path(scratch) / "trimmed").mkdir()
+        copy_processors(args.vocabulary, trimmed)
         small, _ = trim_vocabulary(
-            whole, VocabularyOptions(tokens=given.tokens), CompressionContext([], learnt, 1, trimmed)
+            whole, VocabularyOptions(tokens=args.tokens), CompressionContext([], texts, 1, trimmed)
         )
         models, runtimes = {"whole": whole, "trimmed": small}, dict[tuple[str, Precision], OnnxRuntime]()
         sizes = dict[tuple[str, Precision], float]()
         for name, model in models.items():
-            files = export_onnx(model, folder := Path(place) / f"onnx-{name}", PRECISIONS)
-            runtimes |= {(name, each): OnnxRuntime(folder, each, given.threads) for each in PRECISIONS}
-            sizes |= {(name, each): sum(file.stat().st_size for file in files[each]) / 1e6 for each in PRECISIONS}
+            files = export_onnx(model, folder := Path(scratch) / f"onnx-{name}", PRECISIONS)
+            runtimes |= {(name, precision): OnnxRuntime(folder, precision, args.threads) for precision in PRECISIONS}
+            sizes |= {
+                (name, precision): sum(file.stat().st_size for file in files[precision]) / 1e6
+                for precision in PRECISIONS
+            }
         mel_BFT = np.zeros((1, whole.config.num_mel_bins, 2 * whole.config.max_source_positions), dtype=np.float32)
-        calls = {key: step(runtime, mel_BFT) for key, runtime in runtimes.items()}
-        times, share = medians_ms(calls, given.runs, "steps"), spelled(trimmed, transcripts(given.speech))
+        calls = {key: next_step(runtime, mel_BFT) for key, runtime in runtimes.items()}
+        times, share = (
+            median_times_ms(calls, args.runs, "steps"),
+            round_trip_share(trimmed, read_transcripts(args.speech)),
+        )
     for name, model in models.items():
         rows[name] = {
             "tokens": model.config.vocab_size, "decoder_m": count_parameters_m(model)["decoder"],
-            "size_mb": {each: round(sizes[name, each], 2) for each in PRECISIONS},
-            "step_p50_ms": {each: round(times[name, each][0], 3) for each in PRECISIONS},
-            "step_ratio": {each: round(times[name, each][0] / times["whole", each][0], 3) for each in PRECISIONS},
+            "size_mb": {precision: round(sizes[name, precision], 2) for precision in PRECISIONS},
+            "step_p50_ms": {precision: round(times[name, precision][0], 3) for precision in PRECISIONS},
+            "step_ratio": {
+                precision: round(times[name, precision][0] / times["whole", precision][0], 3)
+                for precision in PRECISIONS
+            },
         }  # fmt: skip
     print(json.dumps({
-        "bench": "vocabulary", "shape": given.shape, "rows": rows, "spelled": share, "runs": given.runs,
-        "threads": given.threads,
+        "bench": "vocabulary", "shape": args.shape, "rows": rows, "spelled": share, "runs": args.runs,
+        "threads": args.threads,
     }))  # fmt: skip
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -1,13 +1,14 @@
-"""Transcribe clips with faster-whisper itself, in an environment of its own: one JSON line a clip.
+"""Transcribe clips with faster-whisper, in an environment of its own; print one JSON line per clip.
 
     python3 -m venv VENV && VENV/bin/pip install faster-whisper
     VENV/bin/python tests/interop/faster_whisper_clips.py MODEL/ctranslate2-fp32 AUDIO...
 
-Greedy, as `sottovoce transcribe` is. Three things of faster-whisper 1.2 are worked around:
+Decoding is greedy, as in `sottovoce transcribe`. Three properties of faster-whisper 1.2 are worked around:
 
-- it pads the log-mel with 0; silence is appended to the audio instead, as Whisper's own padding does;
-- it makes every window 30 s long; a model with a shorter one gets its own (`pad_or_trim`, the only patch);
-- it suppresses the first token of " -", which in a vocabulary of bytes is the space; the model's own list is given.
+- It pads the log-mel spectrogram with 0. This script appends silence to the audio instead, as Whisper does.
+- It makes every window 30 s long. For a model with a shorter window, `pad_or_trim` is patched; this is the only patch.
+- It suppresses the first token of " -", which is the space in a byte vocabulary. This script passes the model's own
+  list of suppressed tokens.
 """
 
 import argparse
@@ -22,17 +23,17 @@ from faster_whisper.audio import decode_audio, pad_or_trim
 
 
 def main() -> None:
-    """Print what it hears in each file."""
+    """Print the text of each file."""
     parser = argparse.ArgumentParser()
     parser.add_argument("model", type=Path, help="folder with model.bin")
     parser.add_argument("audio", nargs="+")
-    given = parser.parse_args()
-    model = WhisperModel(str(given.model), device="cpu", cpu_threads=1)
-    suppressed = json.loads((given.model / "config.json").read_text())["suppress_ids"]
+    args = parser.parse_args()
+    model = WhisperModel(str(args.model), device="cpu", cpu_threads=1)
+    suppressed = json.loads((args.model / "config.json").read_text())["suppress_ids"]
     window = model.feature_extractor
     if window.chunk_length != 30:
         faster_whisper.transcribe.pad_or_trim = functools.partial(pad_or_trim, length=window.nb_max_frames)
-    for audio in given.audio:
+    for audio in args.audio:
         samples = decode_audio(audio)
         segments, _ = model.transcribe(
             np.pad(samples, (0, max(0, window.n_samples - len(samples)))),

@@ -1,8 +1,8 @@
-"""LiteRT over a checkpoint: run without torch's help; exported here, where the converter is, if it holds no tflite/.
+"""Transcribe clips with LiteRT. A checkpoint without tflite/ is exported first, in this environment with the converter.
 
-    litert_clips.py CHECKPOINT --precision int8 a.wav b.wav        {"audio": ..., "text": ...} a line
+    litert_clips.py CHECKPOINT --precision int8 a.wav b.wav        one JSON line per clip
 
-LiteRT has no speech pipeline of its own; the host is `eval.runtimes.tflite_runtime`.
+LiteRT has no speech pipeline of its own; `eval.runtimes.tflite_runtime` runs its graphs.
 """
 
 import argparse
@@ -22,14 +22,14 @@ parser = argparse.ArgumentParser()
 parser.add_argument("checkpoint", type=Path)
 parser.add_argument("--precision")
 parser.add_argument("clips", nargs="+")
-given = parser.parse_args()
+args = parser.parse_args()
 with tempfile.TemporaryDirectory() as folder:
-    model = given.checkpoint
-    if not weight_files("tflite", model, given.precision):
+    model = args.checkpoint
+    if not weight_files("tflite", model, args.precision):
         model = Path(folder)
-        write_layout(given.checkpoint, model)
-        EXPORTERS["tflite"](ExportSource(load_model(given.checkpoint), given.checkpoint, []), model, [given.precision])
-    transcriber = Transcriber(open_runtime("tflite", model, given.precision, threads=1), model, "en")
-    for clip in given.clips:
-        (said,) = transcriber.transcribe([read_audio(clip)])
-        print(json.dumps({"audio": clip, "text": said.text}), flush=True)
+        write_layout(args.checkpoint, model)
+        EXPORTERS["tflite"](ExportSource(load_model(args.checkpoint), args.checkpoint, []), model, [args.precision])
+    transcriber = Transcriber(open_runtime("tflite", model, args.precision, threads=1), model, "en")
+    for clip in args.clips:
+        (transcript,) = transcriber.transcribe([read_audio(clip)])
+        print(json.dumps({"audio": clip, "text": transcript.text}), flush=True)

@@ -1,10 +1,10 @@
-"""Exports load unmodified in the runtimes they are made for, and say what torch says.
+"""Exports load without changes in the runtimes that they are made for, and give the same text as PyTorch.
 
-Each loader lives in its own environment under .interop/ (`make interop` builds them), since none installs beside
-transformers 5. A script of its own prints {"audio": ..., "text": ...} a line for each clip.
+Each loader has its own environment under .interop/, built by `make interop`, because none can be installed together
+with transformers 5. Its script prints a JSON line {"audio": ..., "text": ...} for each clip.
 
-    SOTTOVOCE_MODEL=runs/alnum-real/train/model make interop      another checkpoint than the demo teacher's cut
-    SOTTOVOCE_MODEL=runs/alnum-real/release CLIPS=25 make interop a release: its own files, as they are, on 50 clips
+    SOTTOVOCE_MODEL=runs/alnum-real/train/model make interop      a checkpoint other than the demo teacher's
+    SOTTOVOCE_MODEL=runs/alnum-real/release CLIPS=25 make interop   the files of a release, on 50 clips
 """
 
 import json
@@ -35,25 +35,28 @@ from tests.conftest import ROOT, TEACHER
 
 SPEECH = Path(os.environ.get("SPEECH", ROOT.parent / "shared" / "speech"))
 CLIPS = int(os.environ.get("CLIPS", "10"))
-"""From each corpus."""
+"""Number of clips from each corpus."""
 
 
 @dataclass(frozen=True)
 class Loader:
+    """A program that loads one of our formats, and how its script is run."""
+
     environment: str
     """Folder under .interop/."""
     script: str
     runtime: str | None
-    """Exporter that writes its files; none where the script exports the checkpoint in its own environment."""
+    """Runtime whose exporter writes the files; None if the script exports the checkpoint in its own environment."""
     precisions: tuple[DensePrecision, ...] = ("fp32", "int8")
     folder: str = "."
-    """Inside the export; {precision} is filled in."""
+    """Model folder within the export; `{precision}` is filled in."""
     options: tuple[str, ...] = ()
-    """As for `folder`."""
+    """Options of the script; `{precision}` is filled in."""
     program: str = "bin/python"
-    """Inside the environment, or a command on the PATH."""
+    """Interpreter within the environment, or a command on the PATH."""
     vocabulary: int = 0
-    """Tokens from which on it gives a multilingual model torch's prompt; with fewer the share is stated alone."""
+    """Vocabulary size below which the loader gives multilingual models another prompt than PyTorch does, so that
+    texts may differ; the share of equal texts is only printed then."""
 
 
 DTYPE = ("--dtype", "{precision}")
@@ -82,40 +85,42 @@ CASES = [(name, precision) for name, loader in LOADERS.items() for precision in 
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
-    """Real recordings by the 16 kHz float32 WAV that every loader reads without resampling."""
+    """Real recordings, as samples by WAV file. All loaders read 16 kHz float32 WAV without resampling."""
     folder = tmp_path_factory.mktemp("clips")
-    found = {}
+    clips = {}
     for corpus in ("an4", "digits"):
         recordings = sorted(file for file in (SPEECH / corpus / "test").glob("*") if file.suffix in (".flac", ".wav"))
         if not recordings:
-            pytest.skip(f"{SPEECH / corpus / 'test'}: no recordings; set SPEECH")
+            pytest.skip(f"{SPEECH / corpus / 'test'}: holds no recordings; set SPEECH")
         for recording in recordings[:: len(recordings) // CLIPS][:CLIPS]:
             wav = folder / f"{recording.stem}.wav"
-            found[str(wav)] = read_audio(recording)
-            soundfile.write(wav, found[str(wav)], SAMPLE_RATE, subtype="FLOAT")
-    return found
+            clips[str(wav)] = read_audio(recording)
+            soundfile.write(wav, clips[str(wav)], SAMPLE_RATE, subtype="FLOAT")
+    return clips
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """$SOTTOVOCE_MODEL, or else half the decoder of the demo's teacher."""
-    if given := os.environ.get("SOTTOVOCE_MODEL"):
-        return Path(given)
+    """$SOTTOVOCE_MODEL, or else the demo's teacher with half of its decoder layers."""
+    if model := os.environ.get("SOTTOVOCE_MODEL"):
+        return Path(model)
     folder = tmp_path_factory.mktemp("checkpoint")
-    save_model(cut_layers(load_model(TEACHER), [0, 1, 2, 3], [0, 3]), folder, processors=TEACHER, decoder_layers=[0, 3])
+    save_model(
+        cut_layers(load_model(TEACHER), [0, 1, 2, 3], [0, 3]), folder, processors=TEACHER, drop_alignment_heads=True
+    )
     return folder
 
 
 @pytest.fixture(scope="module")
-def said(checkpoint: Path, clips: dict[str, np.ndarray]) -> dict[str, str]:
-    """What torch says, clip by clip as the loaders do."""
+def torch_texts(checkpoint: Path, clips: dict[str, np.ndarray]) -> dict[str, str]:
+    """The text of each clip from PyTorch, one clip at a time as in the loaders."""
     transcriber = Transcriber(TorchRuntime(load_model(checkpoint)), checkpoint, "en")
     return {wav: transcriber.transcribe([clip])[0].text for wav, clip in clips.items()}
 
 
 @pytest.fixture(scope="module")
 def export(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The export folder of a runtime, written as the stage does, once."""
+    """Return the export folder of a runtime, written as the stage `export` does. Each is written once."""
     calibration = [[str(file)] for file in sorted((SPEECH / "an4" / "train").glob("*.flac"))[:64]]
 
     @cache
@@ -134,7 +139,7 @@ def export(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Callab
 
 
 @pytest.mark.parametrize(("name", "precision"), CASES, ids=lambda value: value)
-def test_a_loader_says_what_torch_says(
+def test_a_loader_gives_the_same_text_as_torch(
     name: str, precision: DensePrecision, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
 ) -> None:
     if not any("interop" in str(argument) for argument in request.config.args):
@@ -142,8 +147,8 @@ def test_a_loader_says_what_torch_says(
     loader = LOADERS[name]
     environment = ROOT / ".interop" / loader.environment
     if not (environment / ".installed").is_file():
-        pytest.skip(f"{name}: its environment {environment.relative_to(ROOT)} is not built; make interop")
-    said: dict[str, str] = request.getfixturevalue("said")
+        pytest.skip(f"{name}: its environment {environment.relative_to(ROOT)} is missing; make interop")
+    texts: dict[str, str] = request.getfixturevalue("torch_texts")
     checkpoint: Path = request.getfixturevalue("checkpoint")
     folder = request.getfixturevalue("export")(loader.runtime) if loader.runtime else checkpoint
     if loader.runtime and not weight_files(loader.runtime, folder, precision):
@@ -152,27 +157,27 @@ def test_a_loader_says_what_torch_says(
     options = [option.format(precision=precision) for option in loader.options]
     done = subprocess.run(
         [program if program.exists() else loader.program, Path(__file__).with_name(loader.script),
-         folder / loader.folder.format(precision=precision), *options, *said],
+         folder / loader.folder.format(precision=precision), *options, *texts],
         env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)},
         capture_output=True, text=True, check=False, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
-    heard = {row["audio"]: row["text"] for row in map(json.loads, done.stdout.splitlines())}
-    assert list(heard) == list(said)
-    different = {Path(wav).stem: (said[wav], heard[wav]) for wav in said if said[wav] != heard[wav]}
+    loader_texts = {row["audio"]: row["text"] for row in map(json.loads, done.stdout.splitlines())}
+    assert list(loader_texts) == list(texts)
+    different = {Path(wav).stem: (texts[wav], loader_texts[wav]) for wav in texts if texts[wav] != loader_texts[wav]}
     with capsys.disabled():
-        print(f"\n{name} {precision}: {len(said) - len(different)} of {len(said)} clips as torch fp32 says")
-    assert any(said.values())
-    # Rounded weights may say something else: theirs is the share stated above.
+        print(f"\n{name} {precision}: {len(texts) - len(different)} of {len(texts)} clips as in torch fp32")
+    assert any(texts.values())
+    # Rounded weights may give other texts; the share of equal ones is printed above.
     if precision == "fp32" and not (multilingual(folder) and vocabulary(folder) < loader.vocabulary):
         assert not different
 
 
 def multilingual(folder: Path) -> bool:
-    """Whether a model folder's prompt names a language."""
+    """Return whether the prompt of a model names a language."""
     return bool(json.loads((folder / "generation_config.json").read_text())["is_multilingual"])
 
 
 def vocabulary(folder: Path) -> int:
-    """Tokens of a model folder."""
+    """Return the vocabulary size of a model."""
     return int(json.loads((folder / "config.json").read_text())["vocab_size"])

@@ -1,8 +1,8 @@
-"""`sottovoce serve` in a real browser, with real recordings: the page says what Python says, and asks nobody else.
+"""The page of `sottovoce serve` in a real browser: it transcribes as Python does, and contacts no other host.
 
-`make interop` puts transformers.js' web build under .interop/page; without it, or without Chromium, this is skipped.
+`make interop` puts transformers.js' web build under .interop/page. Without it or without Chromium, these are skipped.
 
-    SOTTOVOCE_EXPORT=runs/alnum-real/export/model make interop      another export than the demo teacher's
+    SOTTOVOCE_EXPORT=runs/alnum-real/export/model make interop      test another export than the demo teacher's
 """
 
 import json
@@ -27,56 +27,59 @@ from eval.page.web_packages import MEMBERS
 from eval.runtimes.onnx_runtime import SUFFIX
 from eval.runtimes.registry import open_runtime
 from eval.runtimes.torch_runtime import load_model
-from tests.browser import CHROMIUM, LAST, READY, Browser, hear
+from tests.browser import LAST_TEXT, READY, needs_chromium, open_browser, transcribe_on_page
 from tests.conftest import ROOT, TEACHER
 
 SPEECH = Path(os.environ.get("SPEECH", ROOT.parent / "shared" / "speech"))
 PACKAGES = ROOT / ".interop" / "page"
 CLIPS = int(os.environ.get("CLIPS", "5"))
-"""From each corpus."""
+"""Number of clips from each corpus."""
 
 pytestmark = [
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium"),
+    needs_chromium,
     pytest.mark.skipif(
-        not all((PACKAGES / name).is_file() for name in MEMBERS), reason=".interop/page is not there; make interop"
+        not all((PACKAGES / name).is_file() for name in MEMBERS),
+        reason=".interop/page does not hold transformers.js; make interop",
     ),
 ]
 
+Server = Callable[[], AbstractContextManager[str]]
+
 
 @pytest.fixture(scope="module", autouse=True)
-def asked_for(request: pytest.FixtureRequest) -> None:
-    """Only where interop tests were named: a browser takes minutes."""
+def only_when_asked_for(request: pytest.FixtureRequest) -> None:
+    """Skip unless the interop tests were named on the command line: a browser takes minutes."""
     if not any("interop" in str(argument) for argument in request.config.args):
         pytest.skip("takes minutes; make interop")
 
 
 @pytest.fixture(scope="module")
 def recordings() -> list[Path]:
-    """Test clips of both corpora."""
-    found: list[Path] = []
+    """Test clips of two corpora."""
+    clips: list[Path] = []
     for corpus in ("an4", "digits"):
         files = sorted(file for file in (SPEECH / corpus / "test").glob("*") if file.suffix in (".flac", ".wav"))
         if not files:
-            pytest.skip(f"{SPEECH / corpus / 'test'}: no recordings; set SPEECH")
-        found += files[:: len(files) // CLIPS][:CLIPS]
-    return found
+            pytest.skip(f"{SPEECH / corpus / 'test'}: holds no recordings; set SPEECH")
+        clips += files[:: len(files) // CLIPS][:CLIPS]
+    return clips
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """$SOTTOVOCE_EXPORT, or else the demo's teacher as ONNX."""
-    if given := os.environ.get("SOTTOVOCE_EXPORT"):
-        return Path(given)
-    folder = tmp_path_factory.mktemp("demo") / "export" / "model"
-    write_layout(TEACHER, folder)
+    """$SOTTOVOCE_EXPORT, or else the demo's teacher exported to ONNX."""
+    if folder := os.environ.get("SOTTOVOCE_EXPORT"):
+        return Path(folder)
+    export = tmp_path_factory.mktemp("demo") / "export" / "model"
+    write_layout(TEACHER, export)
     calibration = [[str(file)] for file in sorted((SPEECH / "an4" / "train").glob("*.flac"))[:64]]
-    EXPORTERS["onnx"](ExportSource(load_model(TEACHER), TEACHER, calibration), folder, ["fp32", "int8"])
-    return folder
+    EXPORTERS["onnx"](ExportSource(load_model(TEACHER), TEACHER, calibration), export, ["fp32", "int8"])
+    return export
 
 
 @pytest.fixture(scope="module")
-def say(model: Path) -> Callable[[Path, str], str]:
-    """What Python says, by recording and precision."""
+def transcribe(model: Path) -> Callable[[Path, str], str]:
+    """Return the text of a recording from the same ONNX files in Python, at a precision."""
 
     def one(recording: Path, precision: str) -> str:
         transcriber = Transcriber(open_runtime("onnx", model, precision, 1), model, "en")
@@ -87,7 +90,7 @@ def say(model: Path) -> Callable[[Path, str], str]:
 
 @contextmanager
 def serving(log: Path, *command: str, folder: Path = ROOT) -> Iterator[str]:
-    """The address of a server that says it on its first line; its log is complete afterwards."""
+    """Start a server and yield its address, which it prints on its first line. `log` is complete after the body."""
     with log.open("w") as errors:
         process = subprocess.Popen(
             [sys.executable, "-u", "-m", *command], stdout=subprocess.PIPE, stderr=errors, text=True, cwd=folder,
@@ -103,117 +106,121 @@ def serving(log: Path, *command: str, folder: Path = ROOT) -> Iterator[str]:
 
 
 @pytest.fixture
-def server(model: Path, tmp_path: Path) -> Callable[[], AbstractContextManager[str]]:
-    """Serves the model, its log kept."""
+def server(model: Path, tmp_path: Path) -> Server:
+    """`sottovoce serve` with the model; the log of its requests is in `tmp_path / "log"`."""
     command = ("eval.serve", str(model), "--packages", str(PACKAGES), "--port", "0")
     return partial(serving, tmp_path / "log", *command)
 
 
+def to_other_hosts(requests: list[str], address: str) -> list[str]:
+    """Return the requests that left the page. `data:` addresses are icons of the browser's own audio player."""
+    return [url for url in requests if not url.startswith((address, f"blob:{address}", "data:"))]
+
+
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
-def test_the_page_says_what_python_says(
-    precision: str, recordings: list[Path], say: Callable[[Path, str], str], tmp_path: Path,
-    server: Callable[[], AbstractContextManager[str]], capsys: pytest.CaptureFixture[str],
+def test_the_page_transcribes_as_python_does(
+    precision: str, recordings: list[Path], transcribe: Callable[[Path, str], str], tmp_path: Path, server: Server,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    with server() as address, Browser() as browser:
-        browser.look(390, 800)
+    with server() as address, open_browser() as browser:
+        browser.resize(390, 800)
         browser.open(f"{address}?precision={precision}")
-        heard = {file: hear(browser, file) for file in recordings}
+        page_texts = {file: transcribe_on_page(browser, file) for file in recordings}
         figures = browser.value("[...document.querySelectorAll('article:first-child dd')].map(item => item.innerText)")
-        isolated, sideways = browser.value("[crossOriginIsolated, document.documentElement.scrollWidth - innerWidth]")
+        isolated, overflow = browser.value("[crossOriginIsolated, document.documentElement.scrollWidth - innerWidth]")
         requests, errors = list(browser.requests), list(browser.errors)
-    said = {file: say(file, precision) for file in recordings}
-    different = {file.stem: (said[file], heard[file]) for file in recordings if said[file] != heard[file]}
+    texts = {file: transcribe(file, precision) for file in recordings}
+    different = {file.stem: (texts[file], page_texts[file]) for file in recordings if texts[file] != page_texts[file]}
+    equal = len(texts) - len(different)
     with capsys.disabled():
-        print(
-            f"\nthe page, {precision}: {len(said) - len(different)} of {len(said)} recordings as Python says {figures}"
-        )
-    assert any(said.values())
-    # The browser resamples 8 kHz in its own way, and rounds int8 in its own order: theirs is the share stated above.
+        print(f"\nthe page, {precision}: {equal} of {len(texts)} recordings as in Python {figures}")
+    assert any(texts.values())
+    # The browser resamples 8 kHz recordings in its own way and sums int8 products in its own order, so that texts may
+    # differ; how many do is printed above.
     exact = [file for file in recordings if soundfile.info(file).samplerate == SAMPLE_RATE]
     if precision == "fp32":
         assert not {file.stem for file in exact} & set(different), different
-    assert len(different) <= len(said) // 2, different
+    assert len(different) <= len(texts) // 2, different
     assert errors == []
-    # data: are the icons of the browser's own player.
-    assert [url for url in requests if not url.startswith((address, f"blob:{address}", "data:"))] == []
+    assert to_other_hosts(requests, address) == []
+    assert any("/model/onnx/" in url for url in requests), "the worker's requests are recorded too"
     log = (tmp_path / "log").read_text()
     assert f'GET /model/onnx/encoder_model{SUFFIX[precision]}.onnx HTTP/1.1" 200' in log
     assert all('HTTP/1.1" 200' in line for line in log.splitlines()), log
     assert len(figures) == 4
     assert isolated
-    assert sideways <= 0
+    assert overflow <= 0
 
 
-def test_a_recording_longer_than_the_window_is_read_to_its_end(
-    model: Path, recordings: list[Path], say: Callable[[Path, str], str], tmp_path: Path,
-    server: Callable[[], AbstractContextManager[str]],
-) -> None:  # fmt: skip
+def test_a_recording_longer_than_the_window_is_transcribed_to_its_end(
+    model: Path, recordings: list[Path], transcribe: Callable[[Path, str], str], tmp_path: Path, server: Server
+) -> None:
     window = json.loads((model / "preprocessor_config.json").read_text())["n_samples"]
     clip = read_audio(recordings[0])
-    pause = np.zeros(window - len(clip) - SAMPLE_RATE // 2, np.float32)  # so that the quiet place is near its end
+    pause = np.zeros(window - len(clip) - SAMPLE_RATE // 2, np.float32)  # puts the quiet place near the window's end
     long = tmp_path / "long.wav"
     soundfile.write(long, np.concatenate([clip, pause, clip]), SAMPLE_RATE, subtype="FLOAT")
-    with server() as address, Browser() as browser:
+    with server() as address, open_browser() as browser:
         browser.open(f"{address}?precision=fp32")
-        heard = hear(browser, long)
+        text = transcribe_on_page(browser, long)
         assert browser.errors == []
-    once = say(recordings[0], "fp32")
-    assert heard.startswith(once)
-    assert len(heard) > len(once) + 1
+    once = transcribe(recordings[0], "fp32")
+    assert text.startswith(once)
+    assert len(text) > len(once) + 1
 
 
 def test_a_static_folder_works_on_any_host_and_offline(model: Path, recordings: list[Path], tmp_path: Path) -> None:
     folder = tmp_path / "site"
     command = [sys.executable, "-m", "eval.serve", str(model), "--packages", str(PACKAGES), "--static", str(folder)]
     subprocess.run(command, check=True, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)})
-    # A server that knows neither the headers nor anything else of the page.
-    with Browser() as browser:
+    with open_browser() as browser:
+        # Python's own server does not set the headers that the page needs.
         with serving(tmp_path / "log", "http.server", "0", "--bind", "127.0.0.1", folder=folder) as address:
             browser.open(address)
-            online = hear(browser, recordings[0])
+            online = transcribe_on_page(browser, recordings[0])
             assert browser.value("crossOriginIsolated")
             assert browser.errors == []
             browser.until("caches.keys().then(async ([name]) => (await (await caches.open(name)).keys()).length >= 14)")
         browser.open(address)
         browser.until(READY)
-        assert hear(browser, recordings[0]) == online != ""
-        assert [url for url in browser.requests if not url.startswith((address, f"blob:{address}", "data:"))] == []
+        assert transcribe_on_page(browser, recordings[0]) == online != ""
+        assert to_other_hosts(browser.requests, address) == []
 
 
-def test_the_microphone_is_read_as_one_speaks(
-    recordings: list[Path], say: Callable[[Path, str], str], tmp_path: Path,
-    server: Callable[[], AbstractContextManager[str]], capsys: pytest.CaptureFixture[str],
+def test_the_microphone_is_transcribed_while_one_speaks(
+    recordings: list[Path], transcribe: Callable[[Path, str], str], tmp_path: Path, server: Server,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    spoken = tmp_path / "spoken.wav"
+    speech = tmp_path / "spoken.wav"
     clip = read_audio(recordings[0])
-    soundfile.write(spoken, np.concatenate([np.zeros(SAMPLE_RATE), clip]), SAMPLE_RATE, subtype="PCM_16")
-    options = ("--use-fake-device-for-media-stream", f"--use-file-for-fake-audio-capture={spoken}%noloop")
-    with server() as address, Browser(*options) as browser:
+    soundfile.write(speech, np.concatenate([np.zeros(SAMPLE_RATE), clip]), SAMPLE_RATE, subtype="PCM_16")
+    options = ("--use-fake-device-for-media-stream", f"--use-file-for-fake-audio-capture={speech}%noloop")
+    with server() as address, open_browser(*options) as browser:
         browser.open(f"{address}?precision=fp32")
         browser.until(READY)
-        browser.value("document.querySelector('#record').click()")
-        # Text while it still listens.
-        browser.until("document.querySelector('article.busy .open')?.textContent")
-        browser.value("new Promise(done => setTimeout(done, 3000))")
-        browser.value("document.querySelector('#record').click()")
-        heard = browser.until(LAST)
+        browser.page.click("#record")
+        browser.until("document.querySelector('article.busy .open')?.textContent")  # text before the recording ends
+        browser.page.wait_for_timeout(3000)
+        browser.page.click("#record")
+        text = browser.until(LAST_TEXT)
         assert browser.errors == []
+    file_text = transcribe(recordings[0], "fp32")
     with capsys.disabled():
-        print(f"\nthe microphone: {heard!r}; the file: {say(recordings[0], 'fp32')!r}")
-    assert set(heard.split()) & set(say(recordings[0], "fp32").split())
+        print(f"\nthe microphone: {text!r}; the file: {file_text!r}")
+    assert set(text.split()) & set(file_text.split())
 
 
-def test_what_fails_is_said_in_one_line_and_the_page_goes_on(
-    recordings: list[Path], tmp_path: Path, server: Callable[[], AbstractContextManager[str]]
+def test_an_error_is_shown_in_one_line_and_the_page_stays_usable(
+    recordings: list[Path], tmp_path: Path, server: Server
 ) -> None:
     (tmp_path / "letter.wav").write_text("Dear Sir or Madam")
     alert = "document.querySelector('#alert').hidden ? '' : document.querySelector('#alert').textContent"
-    with server() as address, Browser() as browser:
+    with server() as address, open_browser() as browser:
         browser.open(address)
         browser.until(READY)
-        browser.choose("#files", [tmp_path / "letter.wav"])
+        browser.choose("#files", tmp_path / "letter.wav")
         assert "letter.wav: expected audio" in browser.until(alert)
-        browser.value("document.querySelector('#record').click()")
+        browser.page.click("#record")  # this machine has no microphone
         browser.until(f"({alert}).includes('icrophone')")
-        assert hear(browser, recordings[0])
+        assert transcribe_on_page(browser, recordings[0])
         assert not browser.value(alert)

@@ -1,22 +1,22 @@
-// Transcribe clips with transformers.js, in an environment of its own: one JSON line a clip.
+// Transcribe clips with transformers.js, in an environment of its own; print one JSON line per clip.
 //
 //     node tests/interop/transformers_js_clips.mjs MODEL [--dtype fp32|fp16|int8] WAV...
 //
-// WAV: 16 kHz mono float32, as nothing here resamples.
+// WAV files must be 16 kHz mono float32, because this script does not resample.
 import { readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import path from 'node:path';
 
 const DTYPE = { fp32: 'fp32', fp16: 'fp16', int8: 'q8' };
 
-// The package is looked up from the environment's folder, not from this one.
+// Node looks packages up relative to the script, so it is told to look in the environment's folder.
 const require = createRequire(new URL('../../.interop/transformers-js/package.json', import.meta.url));
 const { env, pipeline } = require('@huggingface/transformers');
 
-const given = process.argv.slice(2);
-const option = given.indexOf('--dtype');
-const [, precision] = option < 0 ? [, 'fp32'] : given.splice(option, 2);
-const [model, ...audio] = given;
+const args = process.argv.slice(2);
+const option = args.indexOf('--dtype');
+const [, precision] = option < 0 ? [, 'fp32'] : args.splice(option, 2);
+const [model, ...audio] = args;
 
 env.allowRemoteModels = false;
 env.localModelPath = path.dirname(path.resolve(model));
@@ -31,7 +31,7 @@ for (const file of audio) {
     console.log(JSON.stringify({ audio: file, text: text.trim() }));
 }
 
-// The samples of a float32 WAV: chunks of name, length and body after a head of 12 bytes.
+// Return the samples of a float32 WAV file: a header of 12 bytes, then chunks of name, length and content.
 function samples(file) {
     const bytes = readFileSync(file);
     let start = 12;

@@ -1,4 +1,4 @@
-"""The few answers of the Hub that a push asks for, from this machine: huggingface_hub itself does the asking."""
+"""A stand-in for the Hugging Face Hub on this machine, with the few endpoints that huggingface_hub uses for a push."""
 
 import base64
 import hashlib
@@ -16,34 +16,34 @@ LARGE = (".safetensors", ".onnx", ".html")
 
 @dataclass
 class Hub:
-    """What it holds, and how it behaves."""
+    """The state of the stand-in, and its answers."""
 
     endpoint: str = ""
     private: dict[str, bool] = field(default_factory=dict)
-    """By repository."""
+    """Whether each repository is private."""
     files: dict[str, str] = field(default_factory=dict)
-    """SHA-256 by path."""
+    """SHA-256 of each file, by path."""
     objects: dict[str, bytes] = field(default_factory=dict)
-    """Large files by SHA-256."""
+    """Content of the large files, by SHA-256."""
     tags: dict[str, str] = field(default_factory=dict)
     commits: list[str] = field(default_factory=list)
     uploads: list[str] = field(default_factory=list)
-    """SHA-256 of large files, as they came."""
+    """SHA-256 of the large files in the order of their upload."""
     most_uploads: int = 1000
-    """Beyond so many it refuses."""
+    """Number of uploads after which further ones are refused."""
     tokens: set[str] = field(default_factory=set)
-    """As they came in the requests' headers."""
+    """Values of the requests' authorization headers."""
 
     def answer(self, verb: str, path: str, body: bytes) -> tuple[int, Any]:
-        """Status and body of one request."""
+        """Return status and JSON body of the answer to a request."""
         path = unquote(path.partition("?")[0])
         values = json.loads(body) if body[:1] == b"{" and b"\n" not in body.strip() else {}
         head, _, last = path.rpartition("/")
         if path == "/api/repos/create":
             name = f"{values['organization']}/{values['name']}"
-            there = name in self.private
+            exists = name in self.private
             self.private.setdefault(name, values["visibility"] == "private")
-            return 409 if there else 200, {"url": f"{self.endpoint}/{name}"}
+            return 409 if exists else 200, {"url": f"{self.endpoint}/{name}"}
         if path == "/api/validate-yaml":
             return 200, {"errors": [], "warnings": []}
         if path.endswith("/refs"):
@@ -56,9 +56,9 @@ class Hub:
             return 200, {"files": [{"path": name, "uploadMode": mode, "shouldIgnore": False, "oid": None}
                                    for name, mode in modes.items()]}  # fmt: skip
         if path.endswith("/objects/batch"):
-            return 200, {"transfer": "basic", "objects": [self._batch(each["oid"]) for each in values["objects"]]}
+            return 200, {"transfer": "basic", "objects": [self._batch(item["oid"]) for item in values["objects"]]}
         if verb == "PUT":
-            return self._take(last, body)
+            return self._upload(last, body)
         if "/commit/" in path:
             repository = path.removeprefix("/api/models/").partition("/commit/")[0]
             return 200, self._commit(repository, [json.loads(line) for line in body.splitlines()])
@@ -68,15 +68,15 @@ class Hub:
         repository = head.removeprefix("/api/models/") + "/" + last
         if repository in self.private:
             return 200, {"id": repository, "private": self.private[repository], "sha": (self.commits or ["0" * 40])[-1]}
-        return 404, {"error": "none such"}
+        return 404, {"error": "not found"}
 
     def _batch(self, oid: str) -> dict[str, Any]:
         action = {"actions": {"upload": {"href": f"{self.endpoint}/objects/{oid}"}}}
         return {"oid": oid, "size": 1, **({} if oid in self.objects else action)}
 
-    def _take(self, oid: str, body: bytes) -> tuple[int, Any]:
+    def _upload(self, oid: str, body: bytes) -> tuple[int, Any]:
         if len(self.uploads) >= self.most_uploads:
-            return 403, {"error": "no more"}
+            return 403, {"error": "no more uploads"}
         assert hashlib.sha256(body).hexdigest() == oid
         self.objects[oid] = body
         self.uploads.append(oid)
@@ -98,7 +98,7 @@ class Hub:
 
 @contextmanager
 def running_hub() -> Iterator[Hub]:
-    """A hub on a free port of this machine, until the body ends."""
+    """Serve a Hub on a free port of this machine while the body runs."""
     hub = Hub()
 
     class Handler(BaseHTTPRequestHandler):

@@ -1,4 +1,4 @@
-"""The whole way on real tiny data: what each stage leaves, skipping, killing, rerunning."""
+"""All stages on a tiny corpus: their outputs, skipping what is current, killing and continuing, rerunning."""
 
 import json
 import os
@@ -20,22 +20,24 @@ from tests.conftest import ROOT
 from tests.stages.conftest import Run, sottovoce, write_recipe
 
 
-def stage(recipe: Path, name: str) -> Path:
+def stage_folder(recipe: Path, name: str) -> Path:
     return recipe.parent / "runs" / "small" / name
 
 
-def test_every_stage_leaves_its_record(finished: Path) -> None:
-    for spec in active_stages(load_recipe(finished)):
-        record = json.loads((stage(finished, spec.name) / "stage.json").read_text())
+def test_every_stage_writes_its_record_and_its_log(finished: Path) -> None:
+    for stage in active_stages(load_recipe(finished)):
+        record = json.loads((stage_folder(finished, stage.name) / "stage.json").read_text())
         assert record["status"] == "done"
-        assert record["command"].startswith(spec.command)
+        assert record["command"].startswith(stage.command)
         assert record["outputs"]
-        assert not stage(finished, f"{spec.name}.partial").exists()
+        assert not stage_folder(finished, f"{stage.name}.partial").exists()
+        log = (stage_folder(finished, "logs") / f"{stage.name}.log").read_text()
+        assert f"started: {record['command']}" in log.splitlines()[0]
 
 
 def test_the_report_agrees_with_the_stage_files(finished: Path) -> None:
-    report = json.loads((stage(finished, "report") / "report.json").read_text())
-    accuracy = json.loads((stage(finished, "eval") / "wer.json").read_text())
+    report = json.loads((stage_folder(finished, "report") / "report.json").read_text())
+    accuracy = json.loads((stage_folder(finished, "eval") / "wer.json").read_text())
     assert report["accuracy"] == accuracy
     names = ["teacher-torch-fp32", "student-torch-fp32", "onnx-fp32", "onnx-int8"]
     assert [row["name"] for row in accuracy["systems"]] == names
@@ -43,31 +45,31 @@ def test_the_report_agrees_with_the_stage_files(finished: Path) -> None:
     student, exported = accuracy["systems"][1], accuracy["systems"][2]
     for part in ("results", "noise", "long_form", "hallucination"):
         assert exported[part], part
-        assert exported[part] == student[part], "fp32 export and torch say the same"
+        assert exported[part] == student[part], "the fp32 export and PyTorch agree"
     draft = accuracy["draft"]
     assert (draft["clips"], draft["equal_text"]) == (3, 3)
-    assert draft["passes"] + draft["accepted"] >= draft["tokens"] > draft["passes"], "some drafts were kept"
+    assert draft["passes"] + draft["accepted"] >= draft["tokens"] > draft["passes"], "some drafts were accepted"
     assert all(row["kept"] for row in report["parity"]["artefacts"])
-    page = (stage(finished, "report") / "report.html").read_text()
+    page = (stage_folder(finished, "report") / "report.html").read_text()
     assert all(name in page for name in [*names, "The student as a draft"])
 
 
-def test_labels_are_the_teachers_and_cover_train_and_validation(finished: Path) -> None:
-    labels = read_labels(stage(finished, "labels"))
+def test_labels_cover_train_and_validation_with_the_teachers_prompt(finished: Path) -> None:
+    labels = read_labels(stage_folder(finished, "labels"))
     assert sorted(label.split for label in labels) == ["train"] * 16 + ["validation"] * 4
     assert all(label.plain.mean_logprob < 0 for label in labels)
     assert all(label.plain.tokens[: label.plain.prompt_length] == [257, 258, 260, 264] for label in labels)
 
 
 def test_training_lowers_the_loss(finished: Path) -> None:
-    lines = [json.loads(line) for line in (stage(finished, "train") / "metrics.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (stage_folder(finished, "train") / "metrics.jsonl").read_text().splitlines()]
     losses = [line["loss"] for line in lines if "loss" in line]
     assert len(losses) == 8
     assert sum(losses[-3:]) < 0.8 * sum(losses[:3])
     assert [line["step"] for line in lines if "validation_wer" in line] == [4, 8]
 
 
-def test_a_second_run_does_nothing_and_loads_nothing_that_takes_time(finished: Path, run: Run) -> None:
+def test_a_second_run_does_nothing_and_imports_no_heavy_package(finished: Path, run: Run) -> None:
     done = run(sys.executable, "-X", "importtime", *sottovoce("run", str(finished))[1:])
     assert done.returncode == 0
     assert done.stdout.count("up to date") == len(active_stages(load_recipe(finished))) + 1
@@ -91,16 +93,20 @@ def test_a_changed_setting_reruns_only_what_depends_on_it(finished: Path, run: R
     assert "budget b: missed" in done.stderr
     ran = [line.split()[0] for line in done.stdout.splitlines() if line.endswith(": running")]
     assert ran == ["eval", "report"]
-    assert run(*sottovoce("run", str(finished), *overrides)).returncode == 3, "a skipped run keeps its verdict"
+    assert run(*sottovoce("run", str(finished), *overrides)).returncode == 3, (
+        "a run without stale stages returns the same verdict"
+    )
 
 
-def test_devices_are_emulated_and_only_the_required_one_decides(finished: Path, run: Run, tmp_path: Path) -> None:
+def test_devices_are_emulated_and_only_the_required_one_sets_the_exit_status(
+    finished: Path, run: Run, tmp_path: Path
+) -> None:
     shutil.copytree(finished.parent / "runs", tmp_path / "runs")
     budget = "{{name: {}, description: d, source: s, cpu: another, threads: 1, memory_mb: {}, limits: {{size_mb: 50}}}}"
     for name, memory_mb in (("tight", 60), ("roomy", 3000)):
         (tmp_path / f"{name}.yaml").write_text(budget.format(name, memory_mb))
-    place, first = f"runs={tmp_path / 'runs'}", f"budget.device={tmp_path / 'tight.yaml'}"
-    both = [place, first, f"budget.also=[{tmp_path / 'roomy.yaml'}]", "benchmark.clients=[2]"]
+    runs, device = f"runs={tmp_path / 'runs'}", f"budget.device={tmp_path / 'tight.yaml'}"
+    both = [runs, device, f"budget.also=[{tmp_path / 'roomy.yaml'}]", "benchmark.clients=[2]"]
     done = run(*sottovoce("run", str(finished), *both, "budget.required=true"))
     assert done.returncode == 3, done.stdout + done.stderr
     assert "tight: missed by every artefact (emulated)" in done.stdout
@@ -109,7 +115,7 @@ def test_devices_are_emulated_and_only_the_required_one_decides(finished: Path, 
     assert ran == ["benchmark", "report"]
     folder = tmp_path / "runs" / "small"
     latency = json.loads((folder / "benchmark" / "latency.json").read_text())
-    assert [(each["devices"], each["threads"], each["memory_mb"]) for each in latency["emulated"]] == [
+    assert [(row["devices"], row["threads"], row["memory_mb"]) for row in latency["emulated"]] == [
         (["tight"], 1, 60), (["roomy"], 1, 3000)
     ]  # fmt: skip
     assert [row["fits"] for row in latency["emulated"][0]["variants"]] == [False, False]
@@ -121,8 +127,8 @@ def test_devices_are_emulated_and_only_the_required_one_decides(finished: Path, 
     page = (folder / "report" / "report.html").read_text()
     assert "does not fit" in page
     assert "An emulation: measured on" in page
-    first = f"budget.device={tmp_path / 'roomy.yaml'}"
-    kept = [place, first, f"budget.also=[{tmp_path / 'tight.yaml'}]", "benchmark.clients=[2]", "budget.required=true"]
+    device = f"budget.device={tmp_path / 'roomy.yaml'}"
+    kept = [runs, device, f"budget.also=[{tmp_path / 'tight.yaml'}]", "benchmark.clients=[2]", "budget.required=true"]
     done = run(*sottovoce("run", str(finished), *kept))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "benchmark  up to date" in done.stdout
@@ -133,19 +139,19 @@ def test_transcribe_prints_a_line_for_each_file(finished: Path, speech: Path, ru
     files = [str(file) for file in sorted((speech / "test").glob("*.flac"))[:2]]
     options = ["--format", "json"] if audio == "speaker" else []
     for model, precision in (
-        (stage(finished, "export") / "model", "int8"),
-        (stage(finished, "train") / "model", "fp32"),
+        (stage_folder(finished, "export") / "model", "int8"),
+        (stage_folder(finished, "train") / "model", "fp32"),
     ):
         done = run(*sottovoce("transcribe", str(model), *files, "--precision", precision, *options))
         assert done.returncode == 0, done.stderr
         assert len(done.stdout.splitlines()) == 2
 
 
-def test_a_run_killed_in_every_stage_ends_in_the_same_result(
+def test_a_run_that_is_killed_in_every_stage_has_the_same_result(
     finished: Path, speech: Path, run: Run, tmp_path: Path
 ) -> None:
     recipe = write_recipe(tmp_path, speech)
-    for spec in active_stages(load_recipe(recipe)):
+    for stage in active_stages(load_recipe(recipe)):
         process = subprocess.Popen(
             sottovoce("run", str(recipe)),
             cwd=ROOT,
@@ -153,34 +159,41 @@ def test_a_run_killed_in_every_stage_ends_in_the_same_result(
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        # Training is killed once it has a checkpoint, the others as soon as they have begun.
-        mark = {"train": "checkpoints/step-*", "labels": "parts/*.parquet", "eval": "hypotheses-*"}.get(
-            spec.name, "stage.json"
+        # Kill a stage once it has partial results to continue from; stages that write none, as soon as they start.
+        partial_result = {"train": "checkpoints/step-*", "labels": "parts/*.parquet", "eval": "hypotheses-*"}.get(
+            stage.name, "stage.json"
         )
         deadline = time.monotonic() + 120
-        while not list(stage(recipe, f"{spec.name}.partial").glob(mark)) and not stage(recipe, spec.name).exists():
-            assert time.monotonic() < deadline, f"{spec.name} did not begin"
+        partial, final = stage_folder(recipe, f"{stage.name}.partial"), stage_folder(recipe, stage.name)
+        while not list(partial.glob(partial_result)) and not final.exists():
+            assert time.monotonic() < deadline, f"{stage.name} did not start"
             time.sleep(0.01)
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     done = run(*sottovoce("run", str(recipe)))
     assert done.returncode == 0, done.stdout + done.stderr
-    assert read_labels(stage(recipe, "labels")) == read_labels(stage(finished, "labels"))
-    expected, found = (load_file(stage(each, "train") / "model" / "model.safetensors") for each in (finished, recipe))
+    assert read_labels(stage_folder(recipe, "labels")) == read_labels(stage_folder(finished, "labels"))
+    expected, found = (
+        load_file(stage_folder(run_recipe, "train") / "model" / "model.safetensors")
+        for run_recipe in (finished, recipe)
+    )
     assert expected.keys() == found.keys()
     assert all(expected[name].equal(found[name]) for name in expected), "weights are bit-equal"
     for name, file in (
         ("export", "model/onnx/decoder_model_merged_quantized.onnx"),
         ("eval", "hypotheses-onnx-int8.json"),
     ):
-        assert (stage(recipe, name) / file).read_bytes() == (stage(finished, name) / file).read_bytes()
-    reports = [json.loads((stage(each, "report") / "report.json").read_text()) for each in (finished, recipe)]
+        assert (stage_folder(recipe, name) / file).read_bytes() == (stage_folder(finished, name) / file).read_bytes()
+    reports = [
+        json.loads((stage_folder(run_recipe, "report") / "report.json").read_text())
+        for run_recipe in (finished, recipe)
+    ]
     for part in ("accuracy", "parity", "training"):
-        one, other = (_without_place_and_time(report[part]) for report in reports)
+        one, other = (_without_command_and_time(report[part]) for report in reports)
         assert one == other, part
 
 
-def _without_place_and_time(part: dict[str, object]) -> object:
+def _without_command_and_time(part: dict[str, object]) -> object:
     text = json.dumps(part, sort_keys=True)
     values = json.loads(text)
     values.pop("command", None)
@@ -199,19 +212,19 @@ def test_a_label_set_that_cannot_be_pushed_is_one_line(finished: Path, run: Run)
 
 def test_stages_run_by_themselves_with_overrides(finished: Path, run: Run, tmp_path: Path) -> None:
     shutil.copytree(finished.parent / "runs", tmp_path / "runs")
-    place = f"runs={tmp_path / 'runs'}"
-    done = run(sys.executable, "-m", "distill.student", str(finished), place, "student.decoder_layers=1")
+    runs = f"runs={tmp_path / 'runs'}"
+    done = run(sys.executable, "-m", "distill.student", str(finished), runs, "student.decoder_layers=1")
     assert done.returncode == 0, done.stderr
     record = json.loads((tmp_path / "runs" / "small" / "student" / "stage.json").read_text())
     assert record["metrics"]["decoder_layers_kept"] == [3]
-    assert load_recipe(finished, [place]).student.decoder_layers == 2
-    refused = run(sys.executable, "-m", "distill.export", str(finished), place)
+    assert load_recipe(finished, [runs]).student.decoder_layers == 2
+    refused = run(sys.executable, "-m", "distill.export", str(finished), runs)
     assert refused.returncode == 2
     assert "student is stale: student changed" in refused.stderr
     assert len(refused.stderr.strip().splitlines()) == 1
 
 
-def test_every_runtime_goes_the_whole_way(finished: Path, speech: Path, run: Run, tmp_path: Path) -> None:
+def test_every_runtime_runs_through_all_stages(finished: Path, speech: Path, run: Run, tmp_path: Path) -> None:
     shutil.copytree(finished.parent / "runs", tmp_path / "runs")
     exports = ["export.openvino=[fp16]", "export.ctranslate2=[int8]", "export.parity.min_equal_text.fp16=0.5"]
     exports += ["export.alignment_clips=2"]
@@ -223,9 +236,9 @@ def test_every_runtime_goes_the_whole_way(finished: Path, speech: Path, run: Run
     assert "openvino-fp16" in json.dumps(report)
     model, clip = tmp_path / "runs" / "small" / "export" / "model", min((speech / "test").glob("*.flac"))
     more = ["--timestamps", "--previous", "names: Anouk, Wim", "--runtime", "ctranslate2"]
-    said = run(*sottovoce("transcribe", str(model), str(clip), *more))
-    assert said.returncode == 0, said.stderr
-    assert len(said.stdout.splitlines()) == 1
+    transcribed = run(*sottovoce("transcribe", str(model), str(clip), *more))
+    assert transcribed.returncode == 0, transcribed.stderr
+    assert len(transcribed.stdout.splitlines()) == 1
     folder = tmp_path / "runs" / "small" / "export"
     chosen = json.loads((folder / "alignment.json").read_text())
     assert chosen["strings"] == 2

@@ -1,4 +1,4 @@
-"""Compressed and healed as a user does it: the stages in their order, from labels that stand already."""
+"""The stages compress and heal as a user runs them, starting from finished labels."""
 
 import json
 import shutil
@@ -30,7 +30,7 @@ SHORT = ["train=null", "eval.draft=0", COMPRESS, HEAL]
 
 @pytest.fixture(scope="module")
 def healed(once: Once, speech: Path, run: Run, finished: Path) -> Path:
-    """The recipe of a run up to its healed student."""
+    """The recipe of a run that is finished up to its healed student."""
 
     def heal(folder: Path) -> None:
         done = run(*sottovoce("run", str(write_labelled(folder, speech, finished)), "--until", "heal", *SHORT))
@@ -60,12 +60,12 @@ def test_healing_lowers_the_loss_of_a_compressed_student(healed: Path) -> None:
     sizes = [step["parameters_m"]["encoder"] for step in steps]
     assert [step["name"] for step in steps] == ["student", "window", "vocabulary", "prune", "low_rank"]
     assert sizes == sorted(sizes, reverse=True)
-    assert len(set(sizes)) == 4  # the vocabulary is the decoder's
+    assert len(set(sizes)) == 4  # trimming the vocabulary does not change the encoder
     assert after.config.max_source_positions == 150
     assert after.config.vocab_size == load_model(TEACHER).config.vocab_size - 170  # timestamps beyond 3 s
 
 
-def test_what_follows_takes_the_healed_student(healed: Path) -> None:
+def test_later_stages_take_the_healed_student(healed: Path) -> None:
     recipe = load_recipe(healed, SHORT)
     assert student_folder(recipe) == recipe.root / "heal" / "model"
     assert student_folder(recipe, before="heal") == recipe.root / "compress" / "model"
@@ -74,14 +74,14 @@ def test_what_follows_takes_the_healed_student(healed: Path) -> None:
     assert student_folder(plain, before="compress") == student_folder(plain) == plain.root / "train" / "model"
 
 
-def test_new_steps_of_healing_compress_nothing_again(healed: Path, run: Run) -> None:
+def test_changed_heal_steps_do_not_make_compress_stale(healed: Path, run: Run) -> None:
     done = run(*sottovoce("stages", str(healed), *SHORT, "heal.steps=31"))
     lines = {line.split()[0]: line for line in done.stdout.splitlines()}
     assert "up to date" in lines["compress"]
     assert "stale: heal changed" in lines["heal"]
 
 
-def test_killed_while_healing_it_goes_on_with_its_pairs(healed: Path, run: Run, tmp_path: Path) -> None:
+def test_stopped_healing_resumes_with_its_low_rank_pairs(healed: Path, run: Run, tmp_path: Path) -> None:
     shutil.copytree(healed.parent / "runs", tmp_path / "runs")
     command = sottovoce("run", str(healed), "--until", "heal", *SHORT, f"runs={tmp_path / 'runs'}")
     (tmp_path / "runs" / "small" / "heal" / "stage.json").unlink()
@@ -92,9 +92,9 @@ def test_killed_while_healing_it_goes_on_with_its_pairs(healed: Path, run: Run, 
         assert time.monotonic() < deadline
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert "heal: told to stop, saved after step" in said
+    assert "heal: stopped by SIGTERM, saved after step" in stderr
     assert run(*command).returncode == 0
     expected, found = weights(healed.parent / "runs"), weights(tmp_path / "runs")
     assert expected.keys() == found.keys()
@@ -103,16 +103,16 @@ def test_killed_while_healing_it_goes_on_with_its_pairs(healed: Path, run: Run, 
 
 def test_a_finished_student_is_cut_and_compressed_further(healed: Path, run: Run, tmp_path: Path) -> None:
     shutil.copytree(healed.parent / "runs", tmp_path / "runs")
-    whole = healed.parent / "runs" / "small" / "heal" / "model"
+    finished_student = healed.parent / "runs" / "small" / "heal" / "model"
     further = [
-        "train=null", f"student={{init: {whole}, decoder_layers: 1}}", "compress={clips: 4, window: {seconds: 2}}",
-        HEAL.replace("steps: 30", "steps: 2"), f"runs={tmp_path / 'runs'}",
+        "train=null", f"student={{init: {finished_student}, decoder_layers: 1}}",
+        "compress={clips: 4, window: {seconds: 2}}", HEAL.replace("steps: 30", "steps: 2"), f"runs={tmp_path / 'runs'}",
     ]  # fmt: skip
     done = run(*sottovoce("run", str(healed), "--until", "heal", *further))
     assert done.returncode == 0, done.stderr
-    made, before = load_model(tmp_path / "runs" / "small" / "heal" / "model"), load_model(whole)
-    assert (made.config.decoder_layers, made.config.max_source_positions) == (1, 100)
-    assert (made.config.vocab_size, made.config.low_rank) == (before.config.vocab_size, before.config.low_rank)
+    smaller, before = load_model(tmp_path / "runs" / "small" / "heal" / "model"), load_model(finished_student)
+    assert (smaller.config.decoder_layers, smaller.config.max_source_positions) == (1, 100)
+    assert (smaller.config.vocab_size, smaller.config.low_rank) == (before.config.vocab_size, before.config.low_rank)
     record = json.loads((tmp_path / "runs" / "small" / "heal" / "stage.json").read_text())
     assert record["counts"]["too_long"] > 0
     missing = run(*sottovoce("run", str(healed), "train=null", "student={init: nowhere, decoder_layers: 1}"))

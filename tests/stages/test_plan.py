@@ -1,4 +1,4 @@
-"""A small real plan: shapes measured, the largest chosen and measured, its recipe accepted, nothing measured twice."""
+"""A small real plan: shapes are measured once, the largest is chosen and measured, and its recipe is valid."""
 
 import json
 from pathlib import Path
@@ -22,13 +22,13 @@ def command(folder: Path, ms: float, *more: str) -> list[str]:
     )  # fmt: skip
 
 
-def kept(folder: Path) -> dict[str, int]:
+def measurements(folder: Path) -> dict[str, int]:
     return {file.name: file.stat().st_mtime_ns for file in (folder / "cache").rglob("*-*.json")}
 
 
 @pytest.fixture(scope="module")
 def folder(once: Once, run: Run) -> Path:
-    """Where a budget that all fit has been planned for."""
+    """A folder with a finished plan, for a budget that every student keeps."""
 
     def plan(folder: Path) -> None:
         done = run(*command(folder, 10_000, "--write", str(folder / "mine" / "recipe.yaml")))
@@ -39,7 +39,7 @@ def folder(once: Once, run: Run) -> Path:
 
 def test_the_chosen_student_is_measured_and_its_recipe_accepted(folder: Path, run: Run) -> None:
     recipe = folder / "mine" / "recipe.yaml"
-    assert sorted(kept(folder)) == ["1-1-3-all-onnx-int8.json", "1-2-3-all-onnx-int8.json"]
+    assert sorted(measurements(folder)) == ["1-1-3-all-onnx-int8.json", "1-2-3-all-onnx-int8.json"]
     chosen = load_recipe(recipe)
     assert (chosen.student.encoder_layers, chosen.student.decoder_layers) == (1, 2)
     assert chosen.compress is not None
@@ -58,10 +58,10 @@ def test_the_chosen_student_is_measured_and_its_recipe_accepted(folder: Path, ru
 
 
 def test_another_budget_measures_nothing_again(folder: Path, run: Run) -> None:
-    before = kept(folder)
+    before = measurements(folder)
     assert before
     missed = run(*command(folder, 0.001, "--write", str(folder / "none" / "recipe.yaml")))
     assert missed.returncode == 3, missed.stdout + missed.stderr
     assert missed.stderr.splitlines()[-1].startswith("error: budget device: no student of")
-    assert kept(folder) == before
+    assert measurements(folder) == before
     assert not (folder / "none").exists()

@@ -1,4 +1,4 @@
-"""A finished run as a folder for others: what it holds, what its card says, who may push it."""
+"""The release of a finished run: its files, its model card, and when it may be pushed."""
 
 import hashlib
 import json
@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +16,14 @@ from huggingface_hub import ModelCard
 
 from distill.publishing.model_card import card_body, card_metadata
 from distill.publishing.release_folder import make_paths_relative
+from distill.release import card_facts
 from eval.audio.recordings import read_audio
 from recipes.schema.recipe import load_recipe, validate_recipe
 from tests.conftest import ROOT, Once
 from tests.stages.conftest import Run, sottovoce
 from tests.stages.hub import running_hub
 
-TOKEN = "hf_" + "unspeakable" * 3
+TOKEN = "hf_" + "neverShown" * 3
 SECTION = (
     "release={licence: apache-2.0, artefacts: {onnx: [int8]}, data_licences: {spoken: cc0-1.0}, limits: [No numbers.]}"
 )
@@ -35,7 +37,7 @@ EXPECTED = {
 
 
 class Released:
-    """A run with a release, and how its command is called."""
+    """A finished run with a release. Calling it runs the command `release` with more options."""
 
     def __init__(self, recipe: Path, runs: Path, run: Run):
         self.recipe, self.runs, self._run = recipe, runs, run
@@ -54,7 +56,7 @@ class Released:
         file.write_text(json.dumps(json.loads(file.read_text()) | changes))
 
     def committed(self) -> "Released":
-        """As if no stage had been made from uncommitted changes."""
+        """Change the records as if all stages had been run with committed code."""
         for stage in self.root.iterdir():
             self.record(stage.name, commit="0123abc")
         return self
@@ -70,7 +72,7 @@ def released(finished: Path, run: Run, once: Once) -> Released:
     return Released(finished, once("released", release) / "runs", run)
 
 
-def test_the_folder_holds_what_the_recipe_chooses_and_nothing_else(released: Released, run: Run) -> None:
+def test_the_folder_holds_only_what_the_recipe_chooses(released: Released, run: Run) -> None:
     found = {file.relative_to(released.folder).as_posix() for file in released.folder.rglob("*") if file.is_file()}
     assert found == EXPECTED | {"stage.json"}
     weights = released.root / "train" / "model" / "model.safetensors"
@@ -89,29 +91,29 @@ def test_the_folder_holds_what_the_recipe_chooses_and_nothing_else(released: Rel
 
 
 @pytest.mark.parametrize(("runtime", "precision"), [("onnx", "int8"), ("torch", "fp32")])
-def test_sottovoce_reads_it_as_it_reads_the_run(
+def test_the_release_transcribes_as_the_run_does(
     released: Released, speech: Path, run: Run, runtime: str, precision: str
 ) -> None:
     clips = [str(file) for file in sorted((speech / "test").glob("*.flac"))]
     options = ["--runtime", runtime, "--precision", precision]
     stage = "export" if runtime == "onnx" else "train"
-    of_the_run, of_the_release = (
+    from_run, from_release = (
         run(*sottovoce("transcribe", str(folder), *clips, *options))
         for folder in (released.root / stage / "model", released.folder)
     )
-    assert of_the_release.returncode == 0, of_the_release.stderr
-    assert of_the_release.stdout == of_the_run.stdout
-    assert len(of_the_release.stdout.splitlines()) == 4
+    assert from_release.returncode == 0, from_release.stderr
+    assert from_release.stdout == from_run.stdout
+    assert len(from_release.stdout.splitlines()) == 4
 
 
 def cells(card: str, name: str) -> list[list[str]]:
-    """Every table row of a name."""
+    """Return the cells of every table row that begins with `name`."""
     return [
         [cell.strip() for cell in line.split("|")[2:-1]] for line in card.splitlines() if line.startswith(f"| {name} |")
     ]
 
 
-def test_every_figure_of_the_card_is_the_reports(released: Released) -> None:
+def test_every_figure_of_the_card_is_that_of_the_report(released: Released) -> None:
     report = json.loads((released.folder / "report.json").read_text())
     card = (released.folder / "README.md").read_text()
     systems = {row["name"]: row for row in report["accuracy"]["systems"]}
@@ -138,13 +140,14 @@ def test_every_figure_of_the_card_is_the_reports(released: Released) -> None:
 
 
 @pytest.mark.parametrize("missing", ["accuracy", "latency", "budget", "labels", "training"])
-def test_what_was_not_measured_is_not_said(released: Released, missing: str) -> None:
+def test_the_card_has_no_figures_that_were_not_measured(released: Released, missing: str) -> None:
     recipe = load_recipe(released.recipe, [f"runs={released.runs}", SECTION])
-    report = json.loads((released.folder / "report.json").read_text()) | {missing: None}
-    card, front = card_body(recipe, report, released.folder), card_metadata(recipe, report).to_dict()
+    facts = card_facts(recipe)
+    facts = replace(facts, report=replace(facts.report, **{missing: None}))
+    card, metadata = card_body(facts, released.folder), card_metadata(facts).to_dict()
     assert not re.search(r"None|Undefined", card)
     assert card.count("Not measured.") == (missing in ("accuracy", "latency"))
-    assert ("model-index" in front) == (missing != "accuracy")
+    assert ("model-index" in metadata) == (missing != "accuracy")
 
 
 def test_the_hub_indexes_the_results(released: Released) -> None:
@@ -152,17 +155,17 @@ def test_the_hub_indexes_the_results(released: Released) -> None:
     report = json.loads((released.folder / "report.json").read_text())
     assert (data.license, data.language, data.pipeline_tag) == ("apache-2.0", ["en"], "automatic-speech-recognition")
     assert {"onnx", "transformers.js", "whisper"} <= set(data.tags)
-    assert data.base_model is None, "a local teacher is nowhere on the Hub"
-    found = {(each.metric_type, each.metric_name.split(", ")[2].split(" (")[0]): each.metric_value
-             for each in data.eval_results}  # fmt: skip
-    assert found == {
+    assert data.base_model is None, "a local teacher is not on the Hub"
+    results = {(result.metric_type, result.metric_name.split(", ")[2].split(" (")[0]): result.metric_value
+               for result in data.eval_results}  # fmt: skip
+    assert results == {
         (metric, system["name"]): round(system["results"]["spoken"][metric]["value"], 2)
         for system in report["accuracy"]["systems"] if system["name"] in ("student-torch-fp32", "onnx-int8")
         for metric in ("wer", "cer")
     }  # fmt: skip
 
 
-def test_the_cards_own_lines_load_it(
+def test_the_example_in_the_card_works(
     released: Released, speech: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import soundfile
@@ -174,55 +177,56 @@ def test_the_cards_own_lines_load_it(
     assert code is not None
     names: dict[str, object] = {"MODEL": str(released.folder)}
     exec(code[1], names)
-    said = run(*sottovoce("transcribe", str(released.folder), str(clip), "--runtime", "torch"))
-    assert names["text"] == said.stdout.strip()
+    transcribed = run(*sottovoce("transcribe", str(released.folder), str(clip), "--runtime", "torch"))
+    assert names["text"] == transcribed.stdout.strip()
 
 
-def test_files_that_were_changed_are_named(released: Released, tmp_path: Path) -> None:
+def test_verify_names_the_files_that_were_changed(released: Released, tmp_path: Path) -> None:
     copy = released.copy(tmp_path).folder
     run = released._run
-    assert (
-        run(*sottovoce("release", "--verify", str(copy))).stdout == f"{copy}: {len(EXPECTED) - 1} files as released\n"
-    )
+    verified = run(*sottovoce("release", "--verify", str(copy)))
+    assert verified.stdout == f"{copy}: all {len(EXPECTED) - 1} files are as released\n"
     changes: dict[str, Callable[[], object]] = {
         "config.json was changed": lambda: (copy / "config.json").write_text("{}"),
         "vocab.json is missing and 1 more": lambda: (copy / "vocab.json").unlink(),
         "notes.txt is not listed": lambda: (copy / "notes.txt").write_text("mine"),
     }
-    for said, change in changes.items():
+    for message, change in changes.items():
         change()
-        refused = run(*sottovoce("release", "--verify", str(copy)))
-        assert refused.returncode == 2
-        if "listed" not in said:
-            assert said in refused.stderr
+        failed = run(*sottovoce("release", "--verify", str(copy)))
+        assert failed.returncode == 2
+        if "listed" not in message:
+            assert message in failed.stderr
 
 
-def refused(released: Released, said: str, *options: str, **environment: str) -> str:
+def assert_refused(released: Released, message: str, *options: str, **environment: str) -> None:
+    """Assert that a push fails with one line on stderr that contains `message`, and that the token is not shown."""
     done = released("--push", *(options or (SECTION, "--repository", "me/small")), HF_TOKEN=TOKEN, **environment)
     assert done.returncode == 2, done.stdout + done.stderr
-    assert said in done.stderr
+    assert message in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert TOKEN not in done.stdout + done.stderr
-    return done.stdout
 
 
-def test_a_run_that_is_not_fit_is_not_pushed(released: Released, tmp_path: Path) -> None:
+def test_a_release_that_must_not_be_published_is_not_pushed(released: Released, tmp_path: Path) -> None:
     copy = released.copy(tmp_path).committed()
     copy.record("eval", commit="0123abc+")
-    refused(copy, f"push: eval of {copy.root} came from uncommitted changes")
+    assert_refused(copy, f"push: eval of {copy.root} came from uncommitted changes")
     copy.committed()
-    refused(copy, "expected a repository, found none", SECTION)
-    refused(copy, "expected a release section", "--repository", "me/small")
-    refused(copy, "release is stale: release changed", SECTION, "release.tags=[new]", "--repository", "me/small")
+    assert_refused(copy, "expected a repository, found none", SECTION)
+    assert_refused(copy, "expected a release section", "--repository", "me/small")
+    assert_refused(copy, "release is stale: release changed", SECTION, "release.tags=[new]", "--repository", "me/small")
     (copy.folder / "config.json").write_text((copy.folder / "config.json").read_text().replace("whisper", "Whisper"))
-    refused(copy, "config.json was changed")
+    assert_refused(copy, "config.json was changed")
     shutil.copy(released.folder / "config.json", copy.folder / "config.json")
     budget = json.loads((copy.root / "report" / "stage.json").read_text())["recipe"]["budget"] | {"required": True}
     copy.record("report", metrics={"budget_kept": False}, recipe={"budget": budget, "beside": []})
-    refused(copy, "missed its required budget device", SECTION, "budget.required=true", "--repository", "me/small")
+    assert_refused(
+        copy, "missed its required budget device", SECTION, "budget.required=true", "--repository", "me/small"
+    )
 
 
-def test_without_a_token_it_says_what_it_would_upload(released: Released, tmp_path: Path) -> None:
+def test_without_a_token_the_files_to_upload_are_listed(released: Released, tmp_path: Path) -> None:
     copy = released.copy(tmp_path).committed()
     done = copy("--push", SECTION, "--repository", "me/small", HF_HOME=str(tmp_path))
     assert done.returncode == 2
@@ -236,43 +240,43 @@ def test_without_a_token_it_says_what_it_would_upload(released: Released, tmp_pa
     )
 
 
-def test_a_hub_that_cannot_be_reached_is_one_line_and_loses_nothing(released: Released, tmp_path: Path) -> None:
+def test_an_unreachable_hub_is_reported_in_one_line_and_nothing_is_lost(released: Released, tmp_path: Path) -> None:
     copy = released.copy(tmp_path).committed()
     before = {file: file.read_bytes() for file in copy.runs.rglob("*") if file.is_file()}
-    refused(
+    assert_refused(
         copy, "the Hub cannot be reached", HF_HUB_OFFLINE="0", HF_ENDPOINT="http://127.0.0.1:9", HF_HOME=str(tmp_path)
     )
-    refused(copy, "the Hub cannot be reached", HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path))
+    assert_refused(copy, "the Hub cannot be reached", HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path))
     assert {file: file.read_bytes() for file in copy.runs.rglob("*") if file.is_file()} == before
     assert not [file for file in tmp_path.rglob("*") if file.is_file() and TOKEN.encode() in file.read_bytes()]
 
 
-def test_a_push_that_broke_off_goes_on_and_is_one_revision(released: Released, tmp_path: Path) -> None:
+def test_an_interrupted_push_continues_and_is_one_revision(released: Released, tmp_path: Path) -> None:
     copy = released.copy(tmp_path).committed()
     options = [SECTION, "--repository", "me/small"]
     with running_hub() as hub:
-        place = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path),
+        environment = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path),
                  "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}  # fmt: skip
         hub.most_uploads = 2
-        refused(copy, "the Hub refused (HfHubHTTPError, HTTP 403)", *options, **place)
+        assert_refused(copy, "the Hub refused (HfHubHTTPError, HTTP 403)", *options, **environment)
         assert (hub.commits, hub.tags, hub.files) == ([], {}, {})
         first = list(hub.uploads)
         hub.most_uploads, hub.files = 1000, {"old.bin": "0", ".gitattributes": "0"}
-        done = copy("--push", *options, HF_TOKEN=TOKEN, **place)
+        done = copy("--push", *options, HF_TOKEN=TOKEN, **environment)
         assert done.returncode == 0, done.stderr
         assert len(first) == 2
-        assert len(set(hub.uploads)) == len(hub.uploads) == 4, "what was there is not sent again"
+        assert len(set(hub.uploads)) == len(hub.uploads) == 4, "files that were uploaded before are not sent again"
         assert hub.private == {"me/small": True}
         digests = {name: hashlib.sha256((copy.folder / name).read_bytes()).hexdigest() for name in EXPECTED}
         assert hub.files == digests | {".gitattributes": "0"}
         (tag,) = hub.tags
         assert tag == f"small-{digests['SHA256SUMS'][:8]}"
         assert hub.tags[tag] == hub.commits[-1]
-        again = copy("--push", *options, HF_TOKEN=TOKEN, **place)
-        assert again.stdout == f"me/small: {tag} is there already\n"
+        again = copy("--push", *options, HF_TOKEN=TOKEN, **environment)
+        assert again.stdout == f"me/small: already has {tag}\n"
         assert len(hub.commits) == 1
-        assert hub.tokens == {f"Bearer {TOKEN}", ""}, "storage is asked without"
+        assert hub.tokens == {f"Bearer {TOKEN}", ""}, "the storage gets no token"
         assert TOKEN not in done.stdout + done.stderr + again.stdout + again.stderr
         hub.private["me/small"] = False
-        refused(copy, "expected a private repository, found a public one", *options, **place)
+        assert_refused(copy, "expected a private repository, found a public one", *options, **environment)
     assert not [file for file in tmp_path.rglob("*") if file.is_file() and TOKEN.encode() in file.read_bytes()]

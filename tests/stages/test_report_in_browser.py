@@ -1,12 +1,12 @@
-"""The report in a real browser: no script error, plots drawn, clips play, nothing wider than the screen."""
+"""The report in a real browser: no script fails, plots are drawn, clips play, and nothing is wider than the screen."""
 
 from pathlib import Path
 
 import pytest
 
-from tests.browser import CHROMIUM, Browser
+from tests.browser import needs_chromium, open_browser
 
-# Seconds of each clip that plays on, 0 of one that does not.
+# For each clip its duration in seconds, or 0 if it does not play.
 PLAYED = """
 Promise.all([...document.querySelectorAll("audio")].map(audio => new Promise(done => {
   audio.ontimeupdate = () => { if (audio.currentTime > 0.1) done(audio.duration); };
@@ -24,12 +24,12 @@ PLOTS = """
 WIDER = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
+@needs_chromium
 @pytest.mark.parametrize("width", [390, 1280])
 def test_the_report_works_in_a_browser(finished: Path, width: int) -> None:
     page = (finished.parent / "runs" / "small" / "report" / "report.html").as_uri()
-    with Browser() as browser:
-        browser.look(width, 900)
+    with open_browser() as browser:
+        browser.resize(width, 900)
         browser.open(page)
         browser.until("document.readyState === 'complete'")
         played, plots, wider = (browser.value(expression) for expression in (PLAYED, PLOTS, WIDER))

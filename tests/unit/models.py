@@ -1,4 +1,4 @@
-"""Small models for tests, torch's own answers, and how far others are from them.
+"""Small models for tests, the outputs of torch for them, and distances of other outputs from these.
 
 B batch, F mel bins, T mel frames, S encoder positions, D width, L tokens, V vocabulary, N steps.
 """
@@ -20,12 +20,15 @@ PROMPT = [3, 5, 7]
 
 
 def demo_student(encoder_layers: int = 4) -> WhisperForConditionalGeneration:
-    """The demo teacher with two decoder layers."""
+    """Return the demo teacher with two decoder layers."""
     return cut_layers(load_model(TEACHER), list(range(encoder_layers)), [0, 3])
 
 
 def random_whisper(seed: int = 0, **shape: Any) -> WhisperForConditionalGeneration:
-    """Random weights: 128 mel bins, more decoder than encoder layers; `shape` overrides, in WhisperConfig's words."""
+    """Return a model with random weights, 128 mel bins and more decoder than encoder layers.
+
+    `shape` overrides values of the WhisperConfig.
+    """
     torch.manual_seed(seed)
     config = {
         "vocab_size": 300, "num_mel_bins": 128, "d_model": 32, "encoder_layers": 1, "decoder_layers": 2,
@@ -36,20 +39,20 @@ def random_whisper(seed: int = 0, **shape: Any) -> WhisperForConditionalGenerati
     }  # fmt: skip
     model = WhisperForConditionalGeneration(WhisperConfig(**config | shape)).eval()
     for name, parameter in model.named_parameters():
-        if name.endswith("bias"):  # zero at first, so that a forgotten one would not show
+        if name.endswith("bias"):  # they are initialised to zero, with which a missing bias would go unnoticed
             torch.nn.init.normal_(parameter, std=0.1)
     return model
 
 
 def random_mel(model: WhisperForConditionalGeneration, batch: int = 1) -> np.ndarray:
-    """Noise [B, F, T] of the model's window."""
+    """Return noise [B, F, T] with the shape of log-mels of the model's window."""
     config = model.config
     shape = (batch, config.num_mel_bins, 2 * config.max_source_positions)
     return np.random.default_rng(0).standard_normal(shape).astype(np.float32)
 
 
 class Noise:
-    """Stands where training material stands (`distill.compress.Material`): the same random clips in every pass."""
+    """Replaces a `CompressionContext`: its clips are noise, the same in every pass."""
 
     audio: ClassVar[list[list[str]]] = []
     texts: ClassVar[list[str | None]] = ["one two three", "four, five!"]
@@ -58,19 +61,19 @@ class Noise:
     def __init__(self, model: WhisperForConditionalGeneration, clips: int = 2):
         self.mels = [mel_FT[None] for mel_FT in random_mel(model, clips)]
 
-    def calibration(self, model: WhisperForConditionalGeneration) -> list[np.ndarray]:
-        """Clips of the training split."""
+    def calibration_audio(self, model: WhisperForConditionalGeneration) -> list[np.ndarray]:
+        """Return the log-mels of the clips, cut to the model's window."""
         frames = 2 * model.config.max_source_positions
         return [mel_1FT[..., :frames] for mel_1FT in self.mels]
 
-    def tokens(self, model: WhisperForConditionalGeneration) -> list[list[int]]:
-        """A few tokens [L] that are no special ones."""
+    def decoder_inputs(self, model: WhisperForConditionalGeneration) -> list[list[int]]:
+        """Return a few random tokens [L] for each clip."""
         draw = np.random.default_rng(2)
         return [draw.integers(0, model.config.vocab_size, 12).tolist() for _ in self.mels]
 
 
 def token_steps(model: WhisperForConditionalGeneration, batch: int, lengths: Sequence[int]) -> list[np.ndarray]:
-    """Random tokens [B, L] for each step."""
+    """Return random tokens [B, L] for each step."""
     draw = np.random.default_rng(1)
     return [draw.integers(0, model.config.vocab_size, (batch, length)) for length in lengths]
 
@@ -79,7 +82,7 @@ def token_steps(model: WhisperForConditionalGeneration, batch: int, lengths: Seq
 def torch_steps(
     model: WhisperForConditionalGeneration, mel_BFT: np.ndarray, steps: list[np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Hugging Face's own encoder and cache: states [B, S, D], and the last token's logits [N, B, V] of each step."""
+    """Return transformers' encoder states [B, S, D] and the last token's logits [N, B, V] of each cached step."""
     encoder_BSD = model.model.encoder(torch.from_numpy(mel_BFT)).last_hidden_state
     cache: EncoderDecoderCache | None = None
     logits = []
@@ -94,7 +97,7 @@ def torch_steps(
 
 
 def parity_db(model: WhisperForConditionalGeneration, runtime: Runtime, tokens: int) -> float:
-    """The smaller PSNR, of encoder states and of logits along a random text."""
+    """Return the smaller of two PSNRs: of the encoder states, and of the logits along a random text."""
     text = np.random.default_rng(1).integers(0, model.config.vocab_size, tokens).tolist()
     mel_BFT = random_mel(model)
     expected_BSD, expected = forced_decoding(TorchRuntime(model), mel_BFT, PROMPT, text)
@@ -103,6 +106,6 @@ def parity_db(model: WhisperForConditionalGeneration, runtime: Runtime, tokens: 
 
 
 def psnr(expected: np.ndarray, found: np.ndarray) -> float:
-    """20 log10(largest expected value / root mean square error), dB."""
+    """Return 20 log10(largest expected value / root mean square error), in dB."""
     assert expected.shape == found.shape
     return float(20 * np.log10(np.abs(expected).max() / np.sqrt(np.mean((expected - found) ** 2))))

@@ -1,6 +1,6 @@
-// Service worker of a static page. It keeps what was fetched, for when there is no network, and adds the two headers
-// without which a page has no wasm threads, since many web hosts let nobody set headers.
-const KEPT = `sottovoce ${self.registration.scope}`;
+// Service worker of a static page. It keeps a copy of every file that was fetched, for when there is no network. It also
+// adds the two headers that a page needs for WebAssembly threads, because many web hosts do not let users set headers.
+const CACHE = `sottovoce ${self.registration.scope}`;
 const HEADERS = {
     'Cross-Origin-Opener-Policy': 'same-origin',
     'Cross-Origin-Embedder-Policy': 'require-corp',
@@ -14,20 +14,21 @@ self.addEventListener('fetch', (event) => {
     }
 });
 
-/** The newest there is: from the network, or else what it said last. */
+/** Return the newest version of a file: from the network, or if that fails the copy. */
 async function answer(event) {
-    const kept = await caches.open(KEPT);
+    const cache = await caches.open(CACHE);
     try {
         const response = await fetch(event.request);
-        if (response.ok) event.waitUntil(kept.put(event.request, response.clone()));
+        if (response.ok) event.waitUntil(cache.put(event.request, response.clone()));
         return isolated(response);
     } catch (error) {
-        const last = await kept.match(event.request, { ignoreSearch: true });
-        if (!last) throw error;
-        return isolated(last);
+        const copy = await cache.match(event.request, { ignoreSearch: true });
+        if (!copy) throw error;
+        return isolated(copy);
     }
 }
 
+/** Return the response with the headers that isolate the page from other origins. */
 function isolated(response) {
     const headers = new Headers(response.headers);
     for (const [name, value] of Object.entries(HEADERS)) headers.set(name, value);

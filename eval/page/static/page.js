@@ -1,19 +1,19 @@
-// Try a student: speak, choose a recording or drop one.
+// Try a model: speak, choose a recording or drop one on the page.
 import { cut, decode, Microphone, outline, RATE, silent } from './audio.js';
 import { Student } from './student.js';
 
-const REFRESH = 250; // ms between two readings of what is being said
+const REFRESH = 250; // ms between two transcriptions of a recording that is still growing
 const $ = (selector, within = document) => within.querySelector(selector);
 
 $('#alert').hidden = true;
 $('#alert').classList.remove('late');
-addEventListener('error', (event) => complain(event.message));
-addEventListener('unhandledrejection', (event) => complain(event.reason?.message ?? event.reason));
+addEventListener('error', (event) => showError(event.message));
+addEventListener('unhandledrejection', (event) => showError(event.reason?.message ?? event.reason));
 
 const about = await (await fetch('page.json')).json();
-if (about.offline) await keep();
+if (about.offline) await keepCopy();
 const student = new Student();
-let queue = Promise.resolve(); // one clip after the other
+let queue = Promise.resolve(); // recordings are transcribed one after the other
 let microphone = null;
 start();
 
@@ -25,8 +25,8 @@ function start() {
         label.append(`${name} `, element('small', { textContent: `${mb.toPrecision(2)} MB` }));
         $('#precisions').append(label);
     }
-    const asked = new URLSearchParams(location.search).get('precision');
-    const chosen = $(`input[value="${CSS.escape(asked ?? '')}"]`) ?? $('#precisions input');
+    const requested = new URLSearchParams(location.search).get('precision');
+    const chosen = $(`input[value="${CSS.escape(requested ?? '')}"]`) ?? $('#precisions input');
     chosen.checked = true;
     const english = about.languages.includes('en') ? 'en' : about.languages[0];
     const names = new Intl.DisplayNames(['en'], { type: 'language' });
@@ -34,42 +34,42 @@ function start() {
     $('#language').hidden = about.languages.length < 2;
     $('#precisions').addEventListener('change', () => enqueue(load));
     $('#files').addEventListener('change', ({ target }) => {
-        take(target.files);
-        target.value = ''; // the same file may be chosen again
+        accept(target.files);
+        target.value = ''; // so that the same file can be chosen again
     });
-    $('#record').addEventListener('click', () => (microphone ? microphone.stop() : enqueue(listen)));
+    $('#record').addEventListener('click', () => (microphone ? microphone.stop() : enqueue(transcribeMicrophone)));
     for (const kind of ['dragenter', 'dragover', 'dragleave', 'drop']) {
         addEventListener(kind, (event) => {
             event.preventDefault();
             document.body.classList.toggle('over', kind === 'dragenter' || kind === 'dragover');
-            if (kind === 'drop') take(event.dataTransfer.files);
+            if (kind === 'drop') accept(event.dataTransfer.files);
         });
     }
     enqueue(load);
 }
 
-/** Have a service worker keep a copy of the page; once it does, everything is fetched again, through it. */
-async function keep() {
+/** Let a service worker keep a copy of the page. The page reloads once, so that every file goes through the worker. */
+async function keepCopy() {
     if (!navigator.serviceWorker) return;
     if (navigator.serviceWorker.controller) {
-        fetch('recorder.js'); // otherwise asked for only when somebody first speaks
+        fetch('recorder.js'); // the page itself needs it only when the microphone is first used
         return;
     }
     await navigator.serviceWorker.register('offline.js');
     await navigator.serviceWorker.ready;
-    if (sessionStorage.getItem('kept')) return; // a browser that lets none control a page must not reload for ever
+    if (sessionStorage.getItem('kept')) return; // do not reload for ever in a browser where the worker does not take control
     sessionStorage.setItem('kept', 'yes');
     location.reload();
     await new Promise(() => {});
 }
 
 function enqueue(task) {
-    queue = queue.then(task).catch((error) => complain(error.message));
+    queue = queue.then(task).catch((error) => showError(error.message));
     return queue;
 }
 
-function take(files) {
-    for (const file of files) enqueue(() => read(file));
+function accept(files) {
+    for (const file of files) enqueue(() => transcribeFile(file));
 }
 
 async function load() {
@@ -90,8 +90,8 @@ function ready(is, text) {
     for (const item of document.querySelectorAll('#record, #files')) item.disabled = !is;
 }
 
-/** A recording, window by window, each cut where it is quiet. */
-async function read(file) {
+/** Transcribe an audio file window by window. Windows end where it is quiet. */
+async function transcribeFile(file) {
     $('#alert').hidden = true;
     const samples = await decode(file);
     const clip = new Clip(file.name, samples);
@@ -101,14 +101,14 @@ async function read(file) {
     try {
         for (let start = 0; start < samples.length;) {
             const length = cut(samples.subarray(start), about.window);
-            const said = await student.transcribe(samples.slice(start, start + length), language(),
-                (text) => clip.say(done.parts, text));
+            const result = await student.transcribe(samples.slice(start, start + length), language(),
+                (text) => clip.showText(done.parts, text));
             start += length;
-            done.parts.push(said.text);
-            done.first ??= said.first;
-            done.tokens += said.tokens;
-            done.total += said.total;
-            clip.measure({ ...done, seconds: start / RATE });
+            done.parts.push(result.text);
+            done.first ??= result.first;
+            done.tokens += result.tokens;
+            done.total += result.total;
+            clip.showFigures({ ...done, seconds: start / RATE });
         }
     } finally {
         $('#record').disabled = false;
@@ -116,8 +116,11 @@ async function read(file) {
     }
 }
 
-/** What is being said, read anew as it grows; once it outgrows the window its older part stands. */
-async function listen() {
+/**
+ * Transcribe the microphone: again and again from the beginning of the window, as the recording grows. Once it is longer
+ * than the window, the text of its first part is final.
+ */
+async function transcribeMicrophone() {
     $('#alert').hidden = true;
     $('#record').disabled = true;
     try {
@@ -125,10 +128,10 @@ async function listen() {
     } finally {
         $('#record').disabled = false;
     }
-    recording(true);
+    showRecording(true);
     const clip = new Clip('Microphone', new Float32Array(1));
     const parts = [];
-    let open = '';
+    let growing = '';
     try {
         for (let last = false; !last;) {
             await new Promise((resolve) => { setTimeout(resolve, REFRESH); });
@@ -142,22 +145,22 @@ async function listen() {
                 microphone.drop(length);
                 samples = samples.slice(length);
             }
-            open = '';
+            growing = '';
             if (silent(samples)) continue;
-            const said = await student.transcribe(samples, language());
-            open = said.text;
-            clip.say(parts, open);
-            clip.measure({ ...said, seconds: samples.length / RATE });
+            const result = await student.transcribe(samples, language());
+            growing = result.text;
+            clip.showText(parts, growing);
+            clip.showFigures({ ...result, seconds: samples.length / RATE });
         }
     } finally {
         microphone.stop();
         microphone = null;
-        recording(false);
-        clip.finish([...parts, open]);
+        showRecording(false);
+        clip.finish([...parts, growing]);
     }
 }
 
-function recording(is) {
+function showRecording(is) {
     $('#record').classList.toggle('on', is);
     $('#record span').textContent = is ? 'Stop' : 'Speak';
     $('#files').disabled = is;
@@ -168,7 +171,7 @@ function language() {
     return $('#language select').value;
 }
 
-/** One recording on the page, the newest on top. */
+/** One recording on the page. The newest is at the top. */
 class Clip {
     constructor(name, samples) {
         this.root = $('#clip').content.firstElementChild.cloneNode(true);
@@ -186,14 +189,15 @@ class Clip {
         Object.assign($('audio', this.root), { src: URL.createObjectURL(file), hidden: false });
     }
 
-    say(parts, open) {
-        $('.text', this.root).replaceChildren(`${join(parts)} `, element('span', { className: 'open', textContent: open }));
+    /** Show the text so far; `growing` is the part that may still change. */
+    showText(parts, growing) {
+        $('.text', this.root).replaceChildren(`${join(parts)} `, element('span', { className: 'open', textContent: growing }));
     }
 
     finish(parts) {
         this.root.classList.remove('busy');
         const text = join(parts);
-        $('.text', this.root).replaceChildren(text || element('span', { className: 'none', textContent: 'No words were heard.' }));
+        $('.text', this.root).replaceChildren(text || element('span', { className: 'none', textContent: 'No words were recognised.' }));
         const copy = $('.copy', this.root);
         copy.hidden = !text || !navigator.clipboard;
         copy.addEventListener('click', async () => {
@@ -202,15 +206,15 @@ class Clip {
         });
     }
 
-    measure({ first, total, tokens, seconds }) {
+    showFigures({ first, total, tokens, seconds }) {
         const factor = total / 1000 / seconds;
         $('dl', this.root).replaceChildren(...[
             ['time to first token', `${first.toFixed(0)} ms`, ''],
             ['real-time factor', factor.toPrecision(2), ` ${(1 / factor).toPrecision(2)} × speech`],
-            ['in all', `${total.toFixed(0)} ms`, ` ${tokens} tokens`],
+            ['total time', `${total.toFixed(0)} ms`, ` ${tokens} tokens`],
             ['audio', `${seconds.toFixed(1)} s`, ''],
-        ].map(([name, value, beside]) => element('div', {}, element('dt', { textContent: name }),
-            element('dd', {}, value, element('small', { textContent: beside })))));
+        ].map(([name, value, note]) => element('div', {}, element('dt', { textContent: name }),
+            element('dd', {}, value, element('small', { textContent: note })))));
     }
 }
 
@@ -219,12 +223,12 @@ function join(parts) {
 }
 
 function element(tag, properties, ...children) {
-    const made = Object.assign(document.createElement(tag), properties);
-    made.append(...children);
-    return made;
+    const node = Object.assign(document.createElement(tag), properties);
+    node.append(...children);
+    return node;
 }
 
-function complain(message) {
+function showError(message) {
     Object.assign($('#alert'), { textContent: message, hidden: false });
     if (!$('#state').classList.contains('ready')) $('#state').textContent = 'Not loaded';
 }

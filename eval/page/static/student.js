@@ -1,44 +1,47 @@
-// The page's side of worker.js: one request after the other, each a promise.
+// The page's side of worker.js: every request to the worker is a promise.
 
 export class Student {
     constructor() {
-        this.asked = 0;
-        this.waiting = new Map(); // by number
+        this.requests = 0;
+        this.pending = new Map(); // by the number of the request
         this.worker = new Worker('worker.js', { type: 'module' });
         this.worker.onmessage = ({ data }) => this.#answer(data);
         this.worker.onerror = (event) => {
             const message = event.message || 'a script could not be loaded';
-            for (const { reject } of this.waiting.values()) reject(new Error(`The model's thread ended: ${message}; reload the page`));
-            this.waiting.clear();
+            for (const { reject } of this.pending.values()) reject(new Error(`The thread of the model ended: ${message}; reload the page`));
+            this.pending.clear();
         };
     }
 
-    /** The weights of one precision; `tell` hears the share loaded so far. */
-    load({ dtype, mb }, tell) {
-        return this.#ask({ kind: 'load', dtype, bytes: mb * 1e6 }, ({ share }) => tell(share));
+    /** Load the weights of one precision. `onProgress` is called with the share loaded so far. */
+    load({ dtype, mb }, onProgress) {
+        return this.#request({ kind: 'load', dtype, bytes: mb * 1e6 }, ({ share }) => onProgress(share));
     }
 
-    /** { text, tokens, first, total } of at most a window of samples; `tell` hears the text as it grows. */
-    transcribe(samples, language, tell = () => {}) {
-        return this.#ask({ kind: 'transcribe', samples, language }, ({ text }) => tell(text));
+    /**
+     * Transcribe at most a window of samples. `onText` is called with the text so far, as it grows.
+     * Resolves to { text, tokens, first, total }: the number of tokens, and the times to the first token and in all in ms.
+     */
+    transcribe(samples, language, onText = () => {}) {
+        return this.#request({ kind: 'transcribe', samples, language }, ({ text }) => onText(text));
     }
 
-    #ask(message, tell) {
-        this.asked += 1;
-        const id = this.asked;
+    #request(message, onUpdate) {
+        this.requests += 1;
+        const id = this.requests;
         return new Promise((resolve, reject) => {
-            this.waiting.set(id, { resolve, reject, tell });
+            this.pending.set(id, { resolve, reject, onUpdate });
             this.worker.postMessage({ ...message, id });
         });
     }
 
     #answer(data) {
-        const { resolve, reject, tell } = this.waiting.get(data.id);
+        const { resolve, reject, onUpdate } = this.pending.get(data.id);
         if (data.kind !== 'done' && data.kind !== 'error') {
-            tell(data);
+            onUpdate(data);
             return;
         }
-        this.waiting.delete(data.id);
+        this.pending.delete(data.id);
         if (data.kind === 'done') resolve(data);
         else reject(new Error(data.message));
     }

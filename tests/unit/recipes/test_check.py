@@ -1,4 +1,4 @@
-"""What `check` says of a compressed student is what compression makes."""
+"""The shape that `check` computes for a compressed student is the shape that compression produces."""
 
 from pathlib import Path
 
@@ -29,28 +29,28 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 )
 def test_parameters_are_counted_before_anything_runs(tmp_path: Path, section: dict[str, dict[str, int]]) -> None:
     copy_processors(TEACHER, tmp_path)
-    wanted, model = CompressSection.model_validate(section), demo_student()
-    expected = compressed_shape(WhisperShape.from_config(model.config.to_dict()), wanted)
-    if wanted.window:
-        model, _ = shorten_window(model, wanted.window, CompressionContext([], [], 1, tmp_path))
-    if wanted.prune:
-        model, _ = prune_model(model, wanted.prune, Noise(model))
+    options, model = CompressSection.model_validate(section), demo_student()
+    expected = compressed_shape(WhisperShape.from_config(model.config.to_dict()), options)
+    if options.window:
+        model, _ = shorten_window(model, options.window, CompressionContext([], [], 1, tmp_path))
+    if options.prune:
+        model, _ = prune_model(model, options.prune, Noise(model))
     assert expected.parameters == sum(value.numel() for value in model.parameters())
     assert expected == WhisperShape.from_config(model.config.to_dict())
 
 
-def test_the_decoders_neurons_are_its_own() -> None:
-    whole = WhisperShape.from_config(demo_student().config.to_dict())
-    made = compressed_shape(whole, CompressSection.model_validate({"prune": {"decoder_ffn_width": 304}}))
-    assert made.neurons == (768, 304)
-    assert made.encoder_parameters == whole.encoder_parameters
+def test_pruning_the_decoder_keeps_the_encoder() -> None:
+    student = WhisperShape.from_config(demo_student().config.to_dict())
+    pruned = compressed_shape(student, CompressSection.model_validate({"prune": {"decoder_ffn_width": 304}}))
+    assert pruned.ffn_widths == (768, 304)
+    assert pruned.encoder_parameters == student.encoder_parameters
 
 
-def test_more_than_there_is_is_refused() -> None:
-    whole = WhisperShape.from_config(demo_student().config.to_dict())
+def test_keeping_more_than_the_student_has_is_refused() -> None:
+    student = WhisperShape.from_config(demo_student().config.to_dict())
     for section, message in (
-        ({"prune": {"heads": 4}}, "compress.prune.heads: expected 1 to 3, the student's, found 4"),
-        ({"window": {"seconds": 8}}, "compress.window.seconds: expected 1 to 7, the student's, found 8"),
+        ({"prune": {"heads": 4}}, "compress.prune.heads: expected 1 to 3, as many as the student has, found 4"),
+        ({"window": {"seconds": 8}}, "compress.window.seconds: expected 1 to 7, as many as the student has, found 8"),
     ):
         with pytest.raises(UserError, match=message):
-            compressed_shape(whole, CompressSection.model_validate(section))
+            compressed_shape(student, CompressSection.model_validate(section))

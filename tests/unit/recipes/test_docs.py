@@ -1,4 +1,4 @@
-"""The pages of the stages are the schema's own words, all of them, and current."""
+"""The pages in docs/stages are current and complete, and the architecture page lists every room."""
 
 import re
 
@@ -16,13 +16,13 @@ def test_the_pages_are_current() -> None:
     assert found == pages(), "run `python -m recipes.engine.docs docs/stages`"
 
 
-@pytest.mark.parametrize("spec", STAGES, ids=lambda spec: spec.name)
-def test_a_page_says_what_the_stage_does_and_how_it_is_run(spec: Stage) -> None:
-    text = pages()[f"{spec.name}.md"]
-    assert f"\n{spec.command} RECIPE" in text
-    opening = text.split("\n\n")[1]
-    assert opening[0].isupper()
-    assert opening.endswith(".")
+@pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
+def test_a_page_opens_with_a_summary_and_the_command(stage: Stage) -> None:
+    text = pages()[f"{stage.name}.md"]
+    assert f"\n{stage.command} RECIPE" in text
+    summary = text.split("\n\n")[1]
+    assert summary[0].isupper()
+    assert summary.endswith(".")
 
 
 def test_every_option_is_explained_with_its_default() -> None:
@@ -39,17 +39,17 @@ def test_every_option_is_explained_with_its_default() -> None:
     assert "## train.augment" in train
 
 
-@pytest.mark.parametrize("room", ["recipes", "data_prep", "distill", "eval", "tests", "docs"])
-def test_the_readme_says_what_lives_where(room: str) -> None:
-    listing = re.search(r"## What lives where\n\n```\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+@pytest.mark.parametrize("package", ["recipes", "data_prep", "distill", "eval", "tests"])
+def test_the_architecture_page_lists_every_room(package: str) -> None:
+    listing = re.search(r"## The house\n.*?```text\n(.*?)```", (ROOT / "docs" / "architecture.md").read_text(), re.S)
     assert listing is not None
-    part = re.search(rf"^{room}/(.*?)(?=^\w|\Z)", listing[1], re.M | re.S)
+    part = re.search(rf"^{package}/(.*?)(?=^\w|\Z)", listing[1], re.M | re.S)
     assert part is not None
     names = set(re.findall(r"[\w.]+\.py|[a-z_]+/", part[1]))
-    for path in (ROOT / room).iterdir():
+    for path in (ROOT / package).iterdir():
         if path.is_dir() and not path.name.startswith("_") and not (path / "recipe.yaml").is_file():
             assert f"{path.name}/" in names, path
-        elif path.suffix == ".py" and path.name not in ("__init__.py", "conftest.py"):
+        elif path.suffix == ".py" and path.name != "__init__.py" and package != "tests":
             assert path.name in names, path
     for name in names:
-        assert name.endswith("/") or list((ROOT / room).rglob(name)), f"{room}: no {name}"
+        assert (ROOT / package / name).exists(), f"{package}: no {name}"

@@ -1,3 +1,5 @@
+"""Recipes: values, overrides and the errors for invalid ones."""
+
 import json
 from pathlib import Path
 
@@ -34,7 +36,7 @@ def test_overrides_win_over_the_file_and_the_file_over_defaults(recipe: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("override", "said"),
+    ("override", "message"),
     [
         ("train.stepz=3", "train.stepz: unknown key"),
         ("train.steps=many", "train.steps: Input should be a valid integer"),
@@ -50,23 +52,23 @@ def test_overrides_win_over_the_file_and_the_file_over_defaults(recipe: Path) ->
         ("corpus.sources=[{audio: a, audiofolder: b}]", "exactly one of"),
         ("corpus.sources=[]", "corpus.sources"),
         ("name=../x", "name: String should match"),
-        ("train.steps=[1", "does not parse"),
+        ("train.steps=[1", "cannot be parsed"),
     ],
 )
-def test_a_bad_override_is_one_clear_line(recipe: Path, override: str, said: str) -> None:
+def test_a_bad_override_is_one_clear_line(recipe: Path, override: str, message: str) -> None:
     with pytest.raises(UserError) as caught:
         load_recipe(recipe, [override])
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
-def test_a_student_of_another_vocabulary_does_not_draft(recipe: Path) -> None:
+def test_a_student_with_a_smaller_vocabulary_cannot_draft(recipe: Path) -> None:
     trimmed = "compress={vocabulary: {tokens: 100}}"
     assert load_recipe(recipe, [trimmed, "eval.draft=0"])
     with pytest.raises(UserError, match=r"eval\.draft: needs a student with its teacher's tokens"):
         load_recipe(recipe, [trimmed, "eval.draft=9"])
 
 
-def test_methods_of_compression_stand_in_their_order_and_a_share_overrides_the_preset(recipe: Path) -> None:
+def test_compression_methods_are_ordered_and_a_share_overrides_the_preset(recipe: Path) -> None:
     compress = load_recipe(recipe, ["compress={low_rank: {preset: fast, mlp: 0.5}, prune: {ffn_width: 64}}"]).compress
     assert compress is not None
     assert [name for name, _ in compress.methods] == ["prune", "low_rank"]
@@ -108,9 +110,9 @@ def test_values_survive_a_round_trip(rate: float, steps: int, weight: float) -> 
 
 
 @pytest.mark.parametrize("file", sorted(ROOT.glob("recipes/*/recipe.yaml")), ids=lambda file: file.parent.name)
-def test_every_recipe_here_is_valid(file: Path) -> None:
-    named = {"true-shape": "tiny-shape"}  # SHAPE chooses the shape and the run's name
-    assert load_recipe(file).name == named.get(file.parent.name, file.parent.name)
+def test_every_recipe_of_the_repository_is_valid(file: Path) -> None:
+    names = {"true-shape": "tiny-shape"}  # the variable SHAPE sets the shape and the name of the run
+    assert load_recipe(file).name == names.get(file.parent.name, file.parent.name)
 
 
 def test_every_field_is_documented() -> None:

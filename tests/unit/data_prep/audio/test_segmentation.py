@@ -1,3 +1,5 @@
+"""Tests of splitting recordings at silences and of packing utterances."""
+
 import itertools
 from dataclasses import replace
 
@@ -7,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_prep.audio.segmentation import (
-    FRAME,
+    FRAME_SECONDS,
     SpeechDetector,
+    find_segments,
     pack_utterances,
     recording_id,
-    split_points,
     split_recording,
 )
 from eval.audio.utterances import Utterance
@@ -26,24 +28,24 @@ def probabilities(shape: list[tuple[bool, int]]) -> np.ndarray:
 @given(runs, st.sampled_from([2.0, 7.0, 30.0]))
 def test_pieces_are_in_order_fit_the_window_and_hold_all_speech(shape: list[tuple[bool, int]], longest: float) -> None:
     probability = probabilities(shape)
-    seconds = len(probability) * FRAME + 0.01
-    pieces = split_points(probability, seconds, longest)
+    seconds = len(probability) * FRAME_SECONDS + 0.01
+    pieces = find_segments(probability, seconds, longest)
     assert all(0 <= start < end <= seconds and end - start <= longest + 1e-3 for start, end in pieces)
     assert all(before[1] <= after[0] + 1e-3 for before, after in itertools.pairwise(pieces))
     for frame in np.flatnonzero(probability > 0.5):
-        low, high = frame * FRAME, (frame + 1) * FRAME
+        low, high = frame * FRAME_SECONDS, (frame + 1) * FRAME_SECONDS
         covered = sum(max(0.0, min(high, end) - max(low, start)) for start, end in pieces)
-        assert covered == pytest.approx(FRAME, abs=2e-3), f"frame at {low:.2f} s is lost"
+        assert covered == pytest.approx(FRAME_SECONDS, abs=2e-3), f"frame at {low:.2f} s is lost"
 
 
-def test_a_cut_falls_into_the_longest_silence_of_the_second_half() -> None:
+def test_a_cut_is_in_the_longest_silence_of_the_second_half() -> None:
     probability = probabilities([(True, 100), (False, 30), (True, 60), (False, 10), (True, 100)])
-    (_, first_end), *_ = split_points(probability, len(probability) * FRAME, 6.5)
-    assert 100 * FRAME < first_end < 130 * FRAME
+    (_, first_end), *_ = find_segments(probability, len(probability) * FRAME_SECONDS, 6.5)
+    assert 100 * FRAME_SECONDS < first_end < 130 * FRAME_SECONDS
 
 
-def test_no_speech_gives_no_pieces_and_the_detector_hears_none_in_silence() -> None:
-    assert split_points(np.zeros(100), 3.2, 2.0) == []
+def test_silence_has_no_speech_and_gives_no_pieces() -> None:
+    assert find_segments(np.zeros(100), 3.2, 2.0) == []
     detector = SpeechDetector()
     for _ in range(3):
         detector.feed(np.zeros(16_000, np.float32))
@@ -51,13 +53,13 @@ def test_no_speech_gives_no_pieces_and_the_detector_hears_none_in_silence() -> N
     assert detector.probabilities.max() < 0.5
 
 
-def test_blocks_do_not_change_what_is_heard() -> None:
+def test_the_block_size_does_not_change_the_probabilities() -> None:
     samples = (np.random.default_rng(0).standard_normal(40_000) * 0.1).astype(np.float32)
-    whole, parts = SpeechDetector(), SpeechDetector()
-    whole.feed(samples)
-    for part in np.array_split(samples, [100, 700, 20_001, 39_990]):
-        parts.feed(part)
-    np.testing.assert_allclose(parts.probabilities, whole.probabilities, atol=1e-6)
+    at_once, in_blocks = SpeechDetector(), SpeechDetector()
+    at_once.feed(samples)
+    for block in np.array_split(samples, [100, 700, 20_001, 39_990]):
+        in_blocks.feed(block)
+    np.testing.assert_allclose(in_blocks.probabilities, at_once.probabilities, atol=1e-6)
 
 
 def utterance(
@@ -79,7 +81,9 @@ def test_packing_loses_no_sample_and_crosses_no_speaker(
 ) -> None:
     items = [utterance(index, *row) for index, row in enumerate(given_rows)]
     packed = pack_utterances(items, longest)
-    assert [part for item in packed for part in item.parts] == [item.id for item in items], "each once, in order"
+    assert [part for item in packed for part in item.parts] == [item.id for item in items], (
+        "every utterance once, in order"
+    )
     assert [part for item in packed for part in item.audio] == [item.audio[0] for item in items]
     by_id = {item.id: item for item in items}
     for item in packed:
@@ -98,12 +102,12 @@ def test_packing_loses_no_sample_and_crosses_no_speaker(
     ), "neighbours that fit were joined"  # fmt: skip
 
 
-def test_pieces_of_a_recording_carry_their_place_and_pack_without_a_speaker() -> None:
+def test_pieces_of_a_recording_have_its_time_range_and_are_packed_without_a_speaker() -> None:
     probability = probabilities([(True, 300), (False, 100), (True, 300), (False, 100), (True, 300)])
-    whole = replace(utterance(0, len(probability) * FRAME, None), audio=["a.flac#bytes=512,99"])
-    pieces = split_recording(whole, probability, 12.0)
+    recording = replace(utterance(0, len(probability) * FRAME_SECONDS, None), audio=["a.flac#bytes=512,99"])
+    pieces = split_recording(recording, probability, 12.0)
     assert len(pieces) == 3
-    assert all(piece.text is None and recording_id(piece.id) == whole.id for piece in pieces)
+    assert all(piece.text is None and recording_id(piece.id) == recording.id for piece in pieces)
     assert pieces[1].audio[0].startswith("a.flac#bytes=512,99&t=12.")
     (packed,) = pack_utterances(pieces, 40.0)
     assert packed.parts == [piece.id for piece in pieces]

@@ -1,3 +1,5 @@
+"""Tests of both log-mel implementations, and of reading audio of any format."""
+
 from pathlib import Path
 
 import numpy as np

@@ -1,4 +1,4 @@
-"""espeak-ng really speaks here."""
+"""Tests of speech synthesis; they run espeak-ng."""
 
 import hashlib
 import sys
@@ -26,9 +26,9 @@ def hashes(folder: Path) -> dict[str, str]:
     return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in folder.iterdir()}
 
 
-def test_a_killed_run_ends_in_the_same_bytes(tmp_path: Path) -> None:
-    rows = synthesize(SENTENCES, VOICES, tmp_path / "whole", seed=3)
-    # Killed before the first, third and last file; the others are kept.
+def test_an_interrupted_run_ends_with_the_same_bytes(tmp_path: Path) -> None:
+    rows = synthesize(SENTENCES, VOICES, tmp_path / "complete", seed=3)
+    # The first, third and last file are missing, as after interrupted runs; the others are kept.
     synthesize(SENTENCES, VOICES, tmp_path / "resumed", seed=3)
     kept = tmp_path / "resumed" / "000001.flac"
     for place in (0, 2, 5):
@@ -36,8 +36,8 @@ def test_a_killed_run_ends_in_the_same_bytes(tmp_path: Path) -> None:
     written = kept.stat().st_mtime_ns
     assert synthesize(SENTENCES, VOICES, tmp_path / "resumed", seed=3) == rows
     assert kept.stat().st_mtime_ns == written
-    assert hashes(tmp_path / "resumed") == hashes(tmp_path / "whole")
-    assert sorted(hashes(tmp_path / "whole")) == [row["file_name"] for row in rows]
+    assert hashes(tmp_path / "resumed") == hashes(tmp_path / "complete")
+    assert sorted(hashes(tmp_path / "complete")) == [row["file_name"] for row in rows]
 
 
 def test_seeds_differ(tmp_path: Path) -> None:
@@ -54,7 +54,7 @@ def test_an_utterance_does_not_depend_on_the_one_before(voice: str) -> None:
     np.testing.assert_array_equal(first, again)
 
 
-def test_rate_and_pitch_are_heard() -> None:
+def test_rate_and_pitch_change_the_speech() -> None:
     slow, rate = speak("one two three", VOICES[0], rate=100, pitch=50)
     fast, _ = speak("one two three", VOICES[0], rate=200, pitch=50)
     high, _ = speak("one two three", VOICES[0], rate=100, pitch=90)
@@ -78,17 +78,17 @@ def test_clips_are_16_khz_mono_and_of_sane_level(tmp_path: Path) -> None:
         assert row["speaker"] in VOICES
 
 
-def test_a_among_letters_is_the_letter() -> None:
+def test_an_a_next_to_letters_is_read_as_the_letter() -> None:
     assert spell_single_letters("c a t") == "c [['eI]] t"
     assert spell_single_letters("erase a b nine") == "erase [['eI]] b nine"
     assert spell_single_letters("enter a number") == "enter a number"
     letter, rate = speak("c a t", VOICES[0], rate=150, pitch=50)
-    # What espeak-ng makes of an unmarked `a`: a schwa, shorter than the letter's diphthong.
+    # espeak-ng reads an `a` that is not marked as a schwa, which is shorter than the letter's diphthong.
     article, _ = speak("c [[a#]] t", VOICES[0], rate=150, pitch=50)
     assert len(letter) > len(article) + 0.05 * rate
 
 
-def test_unknown_voices_are_named() -> None:
+def test_unknown_voices_are_refused() -> None:
     for voice in ("nonsense", "en-us+nosuch"):
         with pytest.raises(UserError, match=f"found {voice.replace('+', '.')}; correct it"):
             speak("go", voice, rate=150, pitch=50)
@@ -109,19 +109,19 @@ def test_missing_or_empty_sentences_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"none\.txt"):
         read_sentences(tmp_path / "none.txt")
     (tmp_path / "empty.txt").write_text("\n \n")
-    with pytest.raises(UserError, match="expected a sentence a line"):
+    with pytest.raises(UserError, match="expected a sentence on each line"):
         read_sentences(tmp_path / "empty.txt")
     with pytest.raises(UserError, match="expected sentences"):
         synthesize([], VOICES, tmp_path, seed=0)
 
 
-def test_without_the_extra_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_extra_is_reported_with_the_command_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "espeakng_loader", None)
     with pytest.raises(UserError, match=r"pip install 'sottovoce\[synthesis\]'"):
         speak("go", VOICES[0], rate=150, pitch=50)
 
 
-def test_the_demo_sentences_are_those_of_their_grammar() -> None:
+def test_the_demo_sentences_are_those_of_the_grammar() -> None:
     folder = ROOT / "recipes" / "demo"
     sys.path.insert(0, str(folder))
     try:

@@ -1,4 +1,7 @@
-"""Both models read the prompt, neither predicts it: defect 1 of the reference, beside its own formulation."""
+"""Teacher and student read the same prompt, and neither is trained to predict it.
+
+Compared with the usual formulation, in which the teacher gets labels whose prompt is masked.
+"""
 
 from pathlib import Path
 
@@ -19,7 +22,7 @@ from tests.conftest import TEACHER
 from tests.unit.labels import decoding, label
 
 PREVIOUS = [30, 40, 41, 42]
-"""Stands for `<|startofprev|>` and text; any tokens show whether a model reads them."""
+"""In place of `<|startofprev|>` and text: any tokens show whether a model reads them."""
 
 
 @pytest.fixture(scope="module")
@@ -49,9 +52,9 @@ def valid_logits(model: WhisperForConditionalGeneration, encoder_BSD: torch.Tens
 def test_teacher_and_student_read_the_same_prompt(teacher: WhisperForConditionalGeneration, batch: Batch) -> None:
     states_BSD = teacher.model.encoder(LogMel(80)(batch.samples_BN)).last_hidden_state
     logits_NV = valid_logits(teacher, states_BSD, batch)
-    assert divergence(logits_NV, valid_logits(teacher, states_BSD, batch), batch) == 0, "a teacher is its own equal"
-    # The reference feeds the teacher labels alone: transformers rebuilds the input from them, in which the prompt is
-    # masked, and the same model disagrees with itself.
+    assert divergence(logits_NV, valid_logits(teacher, states_BSD, batch), batch) == 0, "a model agrees with itself"
+    # A teacher that gets labels only makes its inputs from them, as transformers does. The prompt is masked in the
+    # labels and missing from these inputs, so that the same model disagrees with itself.
     rebuilt_BL = shift_tokens_right(batch.labels_BL, 256, 257)
     masked = Batch(batch.ids, batch.samples_BN, rebuilt_BL, batch.labels_BL)
     assert divergence(logits_NV, valid_logits(teacher, states_BSD, masked), batch) > 0.01
@@ -64,7 +67,7 @@ def test_the_prompt_changes_what_is_predicted(teacher: WhisperForConditionalGene
     assert inputs_BL[0, : len(PREVIOUS)].tolist() == PREVIOUS
     inputs_BL[0, 1] += 5
     changed = Batch(batch.ids, batch.samples_BN, inputs_BL, batch.labels_BL)
-    logits_NV, changed_NV = (valid_logits(teacher, states_BSD, each) for each in (batch, changed))
+    logits_NV, changed_NV = (valid_logits(teacher, states_BSD, variant) for variant in (batch, changed))
     predicted = int((batch.labels_BL[0] != IGNORED_LABEL).sum())
     assert (logits_NV[:predicted] - changed_NV[:predicted]).abs().max() > 1e-3
     torch.testing.assert_close(logits_NV[predicted:], changed_NV[predicted:])

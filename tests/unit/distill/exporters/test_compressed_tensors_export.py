@@ -1,4 +1,4 @@
-"""compressed-tensors export: rounded weights on their grid, all else as it was, loadable by plain transformers."""
+"""compressed-tensors export: weights on their grid, everything else unchanged, loadable by plain transformers."""
 
 import json
 import shutil
@@ -39,10 +39,10 @@ PRECISIONS = list(BITS)
 
 
 def write(model: WhisperForConditionalGeneration, folder: Path, speech: Path) -> ExportSource:
-    """A checkpoint, and in `export` beside it the folders."""
+    """Write a checkpoint, and the exported folders into its subfolder `export`."""
     pytest.importorskip("llmcompressor", reason="in an environment of its own; make interop")
     audio = [[str(file)] for file in sorted((speech / "train").glob("*.flac"))]
-    save_model(model, folder, processors=TEACHER, decoder_layers=list(range(model.config.decoder_layers)))
+    save_model(model, folder, processors=TEACHER, drop_alignment_heads=True)
     write_layout(folder, folder / "export")
     student = ExportSource(model, folder, audio)
     export_compressed_tensors(student, folder / "export", PRECISIONS)
@@ -55,9 +55,9 @@ def student(tmp_path_factory: pytest.TempPathFactory, speech: Path) -> ExportSou
 
 
 def layers(student: ExportSource) -> dict[str, nn.Linear]:
-    found = {name: layer for name, layer in student.model.named_modules() if isinstance(layer, nn.Linear)}
-    del found["proj_out"]
-    return found
+    linear = {name: layer for name, layer in student.model.named_modules() if isinstance(layer, nn.Linear)}
+    del linear["proj_out"]
+    return linear
 
 
 def stored(student: ExportSource, precision: str) -> dict[str, torch.Tensor]:
@@ -75,12 +75,12 @@ def test_the_folder_generates_in_plain_transformers(student: ExportSource, preci
     for clip in [read_audio(file) for file in sorted((speech / "test").glob("*.flac"))]:
         (expected,) = ours.transcribe([clip])
         features = processor(clip, sampling_rate=16_000, return_tensors="pt").input_features
-        said = processor.batch_decode(plain.generate(features, language="en"), skip_special_tokens=True)
-        assert said[0].strip() == expected.text
+        texts = processor.batch_decode(plain.generate(features, language="en"), skip_special_tokens=True)
+        assert texts[0].strip() == expected.text
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_the_folder_is_whole_and_in_the_layout_of_vllm(student: ExportSource, precision: str) -> None:
+def test_the_folder_is_complete_and_in_the_layout_of_vllm(student: ExportSource, precision: str) -> None:
     folder = student.source / "export" / f"compressed-{precision}"
     config = json.loads((folder / "config.json").read_text())
     assert config["architectures"] == ["WhisperForConditionalGeneration"]
@@ -106,14 +106,14 @@ def test_weights_are_on_their_grid_near_the_original(student: ExportSource, prec
         assert steps_OI.round().min() >= -limit
         assert steps_OI.round().max() <= limit - 1
         moved_OI = (loaded[name].weight - layer.weight).abs() / scale_OI
-        # Rounding alone moves none by more than half a step, clipping by one. What makes up for others' losses goes
-        # further; found 0.970 of the weights at least within one step, and none beyond 3.4.
+        # Rounding alone moves a weight by at most half a step, clipping by one. GPTQ's compensation moves weights
+        # further: at least 0.970 of them are within one step, and none is beyond 3.4.
         assert (moved_OI <= 1.001).float().mean() > 0.95
         assert moved_OI.max() < 6
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_all_but_the_linear_layers_is_as_it_was(student: ExportSource, precision: str) -> None:
+def test_everything_but_the_linear_layers_is_unchanged(student: ExportSource, precision: str) -> None:
     tensors, changed = stored(student, precision), {f"{name}.weight" for name in layers(student)}
     for name, value in student.model.state_dict().items():
         if name not in changed and name != "proj_out.weight":
@@ -123,17 +123,17 @@ def test_all_but_the_linear_layers_is_as_it_was(student: ExportSource, precision
     assert loaded.proj_out.weight is loaded.model.decoder.embed_tokens.weight
 
 
-def test_four_bits_are_small_and_the_student_stays_what_it_was(student: ExportSource) -> None:
-    (whole,) = weight_files("torch", student.source, "fp32")
-    sizes = [whole.stat().st_size, *(weight_files("compressed_tensors", student.source / "export", precision)[0]
+def test_four_bits_are_small_and_the_student_is_unchanged(student: ExportSource) -> None:
+    (original,) = weight_files("torch", student.source, "fp32")
+    sizes = [original.stat().st_size, *(weight_files("compressed_tensors", student.source / "export", precision)[0]
                                      .stat().st_size for precision in PRECISIONS)]  # fmt: skip
     assert sizes[1] < 0.3 * sizes[0]
     assert sizes[2] < 0.19 * sizes[0]
-    again = load_model(student.source).state_dict()
-    assert all(torch.equal(tensor, again[name]) for name, tensor in student.model.state_dict().items())
+    weights = load_model(student.source).state_dict()
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in student.model.state_dict().items())
 
 
-def test_eight_bits_round_activations_too(student: ExportSource) -> None:
+def test_w8a8_rounds_activations_too(student: ExportSource) -> None:
     layer = load_model(student.source / "export" / "compressed-w8a8").model.encoder.layers[0].fc1
     x_BLI = torch.randn(2, 5, layer.in_features)
     scale_BL1 = x_BLI.abs().amax(dim=-1, keepdim=True) / 127.5
@@ -141,22 +141,22 @@ def test_eight_bits_round_activations_too(student: ExportSource) -> None:
     torch.testing.assert_close(layer(x_BLI), nn.functional.linear(rounded_BLI, layer.weight, layer.bias))
 
 
-def test_pairs_are_multiplied_out(tmp_path: Path, speech: Path) -> None:
+def test_low_rank_pairs_are_expanded(tmp_path: Path, speech: Path) -> None:
     model, name = demo_student(), "model.encoder.layers.1.fc1"
     narrow = replace_with_pairs(model, {name: low_rank_pair(192, 768, 64)})
     folder = write(narrow, tmp_path, speech).source / "export"
     config = json.loads((folder / "compressed-w8a8" / "config.json").read_text())
     assert not {"low_rank", "auto_map"} & config.keys()
     mel_BFT = random_mel(narrow)
-    expected_BSD, found_BSD = (
+    expected_BSD, computed_BSD = (
         np.array(runtime.encode(mel_BFT).encoder_BSD)
         for runtime in (TorchRuntime(narrow), open_runtime("compressed_tensors", folder, "w8a8", 1))
     )
-    assert psnr(expected_BSD, found_BSD) > 40
+    assert psnr(expected_BSD, computed_BSD) > 40
 
 
 @torch.no_grad()
-def test_the_straight_forward_is_whispers_own() -> None:
+def test_the_forward_without_branches_equals_whispers() -> None:
     model = random_whisper()
     mel, tokens = torch.from_numpy(random_mel(model, 2)), torch.randint(0, 300, (2, 7))
     expected = model(input_features=mel, decoder_input_ids=tokens).logits
@@ -171,7 +171,7 @@ def test_a_group_divides_every_width_and_is_the_largest(widths: list[int]) -> No
     assert size == max(dividing, default=None)
 
 
-def test_what_it_cannot_take_is_refused_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unsupported_requests_are_refused_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     student = ExportSource(random_whisper(), TEACHER, [])
     with pytest.raises(ValueError, match="expected some of w8a8, w4a16, found int8"):
         export_compressed_tensors(student, tmp_path, ["int8"])
@@ -183,13 +183,13 @@ def test_what_it_cannot_take_is_refused_in_one_line(tmp_path: Path, monkeypatch:
     with pytest.raises(UserError, match=r"package llmcompressor, found none; pip install 'sottovoce\[int4\]'"):
         write_artefacts(student, tmp_path, section)
     monkeypatch.setitem(sys.modules, "compressed_tensors", None)
-    with pytest.raises(UserError, match="needs the package compressed_tensors, found none"):
+    with pytest.raises(UserError, match="expected the package compressed_tensors, found it is not installed"):
         open_runtime("compressed_tensors", tmp_path, "w4a16", 1)
     with pytest.raises(UserError, match="expected precision w8a8 or w4a16, found int8"):
         open_runtime("compressed_tensors", tmp_path, "int8", 1)
 
 
-def test_calibration_wants_training_audio(tmp_path: Path) -> None:
+def test_calibration_needs_training_audio(tmp_path: Path) -> None:
     pytest.importorskip("llmcompressor", reason="in an environment of its own; make interop")
     with pytest.raises(UserError, match=r"export\.compressed_tensors: expects training audio"):
         export_compressed_tensors(ExportSource(random_whisper(), TEACHER, []), tmp_path, PRECISIONS)

@@ -1,4 +1,4 @@
-"""CTranslate2 export: equal to torch, complete for faster-whisper, and its runtime behind the Transcriber."""
+"""CTranslate2 export: equal to PyTorch, complete for faster-whisper, and usable by the Transcriber."""
 
 import json
 import shutil
@@ -30,7 +30,7 @@ PRECISIONS = ("fp32", "int8")
 
 
 def random_128() -> WhisperForConditionalGeneration:
-    """128 mels, unequal depths, more embeddings than tokens, a window of 2 s."""
+    """Return a model with 128 mel bins, unequal depths, more embeddings than tokens, and a window of 2 s."""
     return random_whisper(
         vocab_size=600, d_model=64, decoder_attention_heads=4, encoder_ffn_dim=128, decoder_ffn_dim=96,
         max_source_positions=100, max_target_positions=40, pad_token_id=256, bos_token_id=256, eos_token_id=256,
@@ -40,17 +40,17 @@ def random_128() -> WhisperForConditionalGeneration:
 
 @pytest.fixture(scope="module", params=["teacher", "random-128"])
 def student(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ExportSource:
-    """A checkpoint with both exports beside it; the model is the one that was exported."""
+    """Return a checkpoint whose folder also has both exports, and the model that was exported."""
     folder = tmp_path_factory.mktemp(request.param)
     if request.param == "teacher":
-        save_model(demo_student(), folder, processors=TEACHER, decoder_layers=[0, 3])
+        save_model(demo_student(), folder, processors=TEACHER, drop_alignment_heads=True)
     else:
-        save_model(random_128(), folder, processors=TEACHER, decoder_layers=[0, 1])
+        save_model(random_128(), folder, processors=TEACHER, drop_alignment_heads=True)
         edit(folder / "preprocessor_config.json", feature_size=128, chunk_length=2, n_samples=32_000)
         edit(folder / "generation_config.json", max_length=40, suppress_tokens=[5, 7])
-    made = ExportSource(load_model(folder), folder, [])
-    export_ctranslate2(made, folder, PRECISIONS)
-    return made
+    source = ExportSource(load_model(folder), folder, [])
+    export_ctranslate2(source, folder, PRECISIONS)
+    return source
 
 
 def edit(path: Path, **values: object) -> None:
@@ -63,7 +63,7 @@ def clips(speech: Path) -> list[np.ndarray]:
 
 
 def pair(student: ExportSource, precision: str = "fp32") -> tuple[Transcriber, Transcriber]:
-    """Torch and CTranslate2."""
+    """Return transcribers with PyTorch and with CTranslate2."""
     expected = Transcriber(TorchRuntime(student.model), student.source, "en")
     return expected, Transcriber.with_runtime(
         expected, open_runtime("ctranslate2", student.source, precision, threads=1)
@@ -82,15 +82,15 @@ def test_fp32_decodes_as_torch_in_batches(student: ExportSource, clips: list[np.
             assert found.mean_logprob == pytest.approx(expected.mean_logprob, abs=1e-4)
 
 
-# Smallest 20 log10(largest expected value / root mean square error), dB.
+# The PSNR is 20 log10(largest expected value / root mean square error), dB.
 @pytest.mark.parametrize(("precision", "psnr_db"), [("fp32", 100), ("int8", 30)])
 def test_parity_with_torch(student: ExportSource, speech: Path, precision: str, psnr_db: float) -> None:
     torch_side, other = pair(student, precision)
     recordings = [([str(file)], None) for file in sorted((speech / "train").glob("*.flac"))[:4]]
-    row = compare_with_torch(TorchReference.take(torch_side, recordings, 12, str.lower), other.runtime, precision)
-    assert row["encoder"]["psnr_db"] > psnr_db
-    assert row["logits"]["psnr_db"] > psnr_db
-    assert precision != "fp32" or row["equal_text"] == 1
+    reference = TorchReference.measure(torch_side, recordings, 12, str.lower)
+    figures = compare_with_torch(reference, other.runtime, precision)
+    assert figures.min_psnr_db > psnr_db
+    assert precision != "fp32" or figures.equal_text == 1
 
 
 def test_limits_and_missing_scores(student: ExportSource, clips: list[np.ndarray]) -> None:
@@ -123,7 +123,7 @@ def test_a_clip_is_timed_by_its_parts(student: ExportSource, clips: list[np.ndar
     Transcriber.with_runtime(transcriber, timed).transcribe(clips[:1], exact_tokens=20)
     (first,), (token,) = timed.prompt, timed.token
     assert len(timed.encoder) == 1
-    assert timed.aside == first
+    assert timed.overhead == first
     assert first > 0
     assert token < first
 
@@ -142,11 +142,11 @@ def test_folder_has_what_faster_whisper_reads(student: ExportSource, precision: 
     assert weight_files("ctranslate2", student.source, precision) == [folder / "model.bin"]
 
 
-def test_int8_is_small_and_leaves_the_model_as_it_was(student: ExportSource) -> None:
+def test_int8_is_small_and_leaves_the_model_unchanged(student: ExportSource) -> None:
     sizes = [(student.source / f"ctranslate2-{name}" / "model.bin").stat().st_size for name in PRECISIONS]
     assert sizes[1] < 0.45 * sizes[0]
-    again = load_model(student.source).state_dict()
-    assert all(torch.equal(tensor, again[name]) for name, tensor in student.model.state_dict().items())
+    weights = load_model(student.source).state_dict()
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in student.model.state_dict().items())
 
 
 def test_heads_of_cut_layers_are_dropped() -> None:
@@ -156,10 +156,10 @@ def test_heads_of_cut_layers_are_dropped() -> None:
     assert default_alignment_heads({}, model) == [[1, head] for head in range(4)]
 
 
-def test_names_stay_at_their_ids_where_the_tokenizer_has_gaps() -> None:
+def test_names_keep_their_ids_if_the_tokenizer_has_gaps() -> None:
     tokenizer = Tokenizer.from_file(str(TEACHER / "tokenizer.json"))
     names = token_names(tokenizer, 600)
-    assert all(names[number] == name for name, number in tokenizer.get_vocab().items())
+    assert all(names[id_] == name for name, id_ in tokenizer.get_vocab().items())
     assert names[585:588] == ["<|6.40|>", "<|6.42|>", "<|6.44|>"]
     assert len(set(names)) == 600
 
@@ -181,7 +181,7 @@ def test_damaged_file_is_a_user_error(student: ExportSource, tmp_path: Path, nam
 
 
 @pytest.mark.parametrize("student", ["random-128"], indirect=True)
-def test_suppression_that_departs_from_the_export_is_refused(student: ExportSource, clips: list[np.ndarray]) -> None:
+def test_other_suppressed_tokens_than_the_exports_are_refused(student: ExportSource, clips: list[np.ndarray]) -> None:
     runtime = open_runtime("ctranslate2", student.source, "fp32", threads=1)
     transcriber = Transcriber(runtime, student.source, "en")
     transcriber.format.suppress_first.append(9)
@@ -189,7 +189,7 @@ def test_suppression_that_departs_from_the_export_is_refused(student: ExportSour
         transcriber.transcribe(clips[:1])
 
 
-def test_students_it_cannot_take_are_refused(tmp_path: Path) -> None:
+def test_unsupported_students_are_refused(tmp_path: Path) -> None:
     model = random_128()
     with pytest.raises(UserError, match=r"generation_config.json: expected"):
         export_ctranslate2(ExportSource(model, tmp_path, []), tmp_path, ["fp32"])

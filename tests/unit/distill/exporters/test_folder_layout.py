@@ -1,4 +1,4 @@
-"""The folder other loaders read: what is missing is derived, what contradicts is refused."""
+"""Folder layout: missing files are derived, and contradicting ones refused."""
 
 import json
 import shutil
@@ -26,7 +26,7 @@ TEXTS = (
 MINIMAL = (
     "config.json", "generation_config.json", "processor_config.json", "tokenizer.json", "tokenizer_config.json",
 )  # fmt: skip
-"""What transformers 5 saves of a model and its processor."""
+"""The files that transformers 5 saves of a model and its processor."""
 DERIVED = ("preprocessor_config.json", "vocab.json", "merges.txt", "added_tokens.json", "special_tokens_map.json")
 VOCABULARIES = ROOT.parent / "shared" / "whisper-vocab"
 
@@ -43,29 +43,29 @@ def change(path: Path, **values: object) -> None:
 @dataclass
 class Case:
     whole: Path
-    """A checkpoint's folder without weights."""
+    """A complete checkpoint without weights."""
     processor: WhisperProcessor
     minimal: Path
-    """What transformers 5 itself saves of it."""
+    """What transformers 5 saves of it."""
     folder: Path
-    """And what becomes of that."""
+    """What `write_layout` makes of `minimal`."""
 
 
 @pytest.fixture(scope="module", params=["demo", "english", "multilingual", "large-v3"])
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
-    """The demo's vocabulary and the three of OpenAI."""
+    """Return a case for the demo's vocabulary and for the three of OpenAI."""
     root = tmp_path_factory.mktemp(request.param)
-    given = TEACHER if request.param == "demo" else VOCABULARIES / request.param
-    if not given.is_dir():
-        pytest.skip(f"{given} is not there")
+    original = TEACHER if request.param == "demo" else VOCABULARIES / request.param
+    if not original.is_dir():
+        pytest.skip(f"{original} is not there")
     whole, minimal, folder = root / "whole", root / "minimal", root / "model"
     whole.mkdir()
     for name in PROCESSOR_FILES:
-        if (given / name).is_file():
-            shutil.copyfile(given / name, whole / name)
-    features = read(given / "preprocessor_config.json")
+        if (original / name).is_file():
+            shutil.copyfile(original / name, whole / name)
+    features = read(original / "preprocessor_config.json")
     sizes = {
-        "vocab_size": len(read(given / "vocab.json")),
+        "vocab_size": len(read(original / "vocab.json")),
         "num_mel_bins": features["feature_size"],
         "max_source_positions": features["nb_max_frames"] // 2,
     }
@@ -81,7 +81,7 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture
 def student(tmp_path: Path) -> Path:
-    """The demo teacher's files but the weights, to be broken."""
+    """Return a folder with the demo teacher's files except the weights, which tests damage."""
     folder = tmp_path / "student"
     folder.mkdir()
     for name in ("config.json", *PROCESSOR_FILES):
@@ -90,11 +90,11 @@ def student(tmp_path: Path) -> Path:
     return folder
 
 
-def test_what_transformers_5_saves_becomes_complete(case: Case) -> None:
+def test_what_transformers_5_saves_is_completed(case: Case) -> None:
     assert {file.name for file in case.folder.iterdir()} == {*MINIMAL, *DERIVED}
     for name in MINIMAL:
         assert (case.folder / name).read_bytes() == (case.minimal / name).read_bytes()
-    # Derived ones are those that came with the whole folder.
+    # Derived files equal those of the complete checkpoint.
     assert read(case.folder / "vocab.json") == read(case.whole / "vocab.json")
     assert (case.folder / "merges.txt").read_text() == (case.whole / "merges.txt").read_text()
     derived = WhisperFeatureExtractor.from_pretrained(case.folder).to_dict()
@@ -114,14 +114,14 @@ def test_derived_files_agree_with_the_tokenizer(case: Case) -> None:
     assert "<|0.00|>" not in special
 
 
-def test_transformers_reads_the_same_ids_again(case: Case) -> None:
+def test_transformers_reads_the_same_ids(case: Case) -> None:
     same_ids(case.processor.tokenizer, WhisperProcessor.from_pretrained(case.folder).tokenizer)
 
 
 def test_transformers_reads_the_same_ids_through_a_derived_tokenizer_config(student: Path, tmp_path: Path) -> None:
     (student / "tokenizer_config.json").unlink()
     write_layout(student, tmp_path / "model")
-    # Nothing else tells the language of the prompt, which transformers adds to the text.
+    # No other file has the language of the prompt that transformers adds to the text.
     same_ids(
         AutoTokenizer.from_pretrained(TEACHER),
         AutoTokenizer.from_pretrained(tmp_path / "model"),
@@ -138,13 +138,13 @@ def same_ids(before: Any, after: Any, **options: bool) -> None:
     assert after.eos_token_id == before.eos_token_id
 
 
-def test_a_whole_folder_is_copied_as_it_is(student: Path, tmp_path: Path) -> None:
+def test_a_complete_folder_is_copied_unchanged(student: Path, tmp_path: Path) -> None:
     write_layout(student, tmp_path / "model")
     for file in student.iterdir():
         assert (tmp_path / "model" / file.name).read_bytes() == file.read_bytes()
 
 
-def test_older_tokenizers_write_merges_as_lines(student: Path, tmp_path: Path) -> None:
+def test_merges_may_be_strings_or_lists(student: Path, tmp_path: Path) -> None:
     model = read(student / "tokenizer.json")["model"]
     (student / "merges.txt").unlink()
     for number, merges in enumerate((["a b", "ab c"], [["a", "b"], ["ab", "c"]])):
@@ -154,16 +154,16 @@ def test_older_tokenizers_write_merges_as_lines(student: Path, tmp_path: Path) -
         assert (folder / "merges.txt").read_text() == "#version: 0.2\na b\nab c\n"
 
 
-def test_generation_settings_that_are_missing_come_from_the_tokenizer(student: Path, tmp_path: Path) -> None:
+def test_missing_generation_settings_are_derived_from_the_tokenizer(student: Path, tmp_path: Path) -> None:
     whole = read(student / "generation_config.json")
     derivable = ("suppress_tokens", "no_timestamps_token_id", "lang_to_id", "task_to_id")
-    given = {key: value for key, value in whole.items() if key not in (*derivable, "begin_suppress_tokens")}
-    (student / "generation_config.json").write_text(json.dumps(given))
+    reduced = {key: value for key, value in whole.items() if key not in (*derivable, "begin_suppress_tokens")}
+    (student / "generation_config.json").write_text(json.dumps(reduced))
     write_layout(student, tmp_path / "model")
     assert read(tmp_path / "model" / "generation_config.json") == {**whole, "begin_suppress_tokens": []}
 
 
-def test_graphs_get_what_optimum_and_transformers_js_ask_beside_them(student: Path, tmp_path: Path) -> None:
+def test_graphs_get_the_files_that_optimum_and_transformers_js_read(student: Path, tmp_path: Path) -> None:
     folder = tmp_path / "model"
     write_layout(student, folder)
     complete_onnx(folder)
@@ -180,7 +180,7 @@ def test_graphs_get_what_optimum_and_transformers_js_ask_beside_them(student: Pa
 
 
 @pytest.mark.parametrize("name", ["config.json", "generation_config.json", "tokenizer.json"])
-def test_a_missing_source_is_named(student: Path, tmp_path: Path, name: str) -> None:
+def test_a_missing_file_is_named(student: Path, tmp_path: Path, name: str) -> None:
     (student / name).unlink()
     with pytest.raises(UserError, match=rf"expected a Whisper checkpoint with {name}, found none"):
         write_layout(student, tmp_path / "model")

@@ -1,4 +1,4 @@
-"""The mobile graphs: ONNX and LiteRT files equal torch, no linear layer is left, the manifest equals the files."""
+"""Mobile export: ONNX and LiteRT files compute what torch computes, without linear layers, as the manifest says."""
 
 import json
 from collections import Counter
@@ -34,7 +34,7 @@ class Exported:
     folder: Path
 
     def load(self, runtime: str) -> Runtime:
-        """Both files have the same tensors, so LiteRT's host serves ONNX Runtime too."""
+        """Open the files. Their tensors are equal, so that the LiteRT runtime class can drive ONNX Runtime too."""
         encoder, decoder = (self.folder / "mobile" / f"{part}.{runtime}" for part in ("encoder", "decoder"))
         if runtime == "tflite":
             return TfliteRuntime(encoder, decoder, threads=1)
@@ -44,7 +44,7 @@ class Exported:
 
 
 class OnnxGraph:
-    """`eval.runtimes.tflite_runtime._Graph` over ONNX Runtime."""
+    """Replacement for `eval.runtimes.tflite_runtime._Graph` that runs ONNX Runtime."""
 
     def __init__(self, path: Path, threads: int):
         options = onnxruntime.SessionOptions()
@@ -53,17 +53,17 @@ class OnnxGraph:
         self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         self.shapes = {value.name: tuple(value.shape) for value in self.session.get_inputs()}
         self.output_shapes = {value.name: tuple(value.shape) for value in self.session.get_outputs()}
-        self.held: dict[str, np.ndarray] = {}
+        self.inputs: dict[str, np.ndarray] = {}
 
     def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        self.held |= inputs
+        self.inputs |= inputs
         names = [value.name for value in self.session.get_outputs()]
-        return dict(zip(names, self.session.run(names, self.held), strict=True))
+        return dict(zip(names, self.session.run(names, self.inputs), strict=True))
 
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    """One encoder layer: converting all four takes 20 s, and the text need only be equal, not right."""
+    """A student with one encoder layer: converting all four takes 20 s, and texts must be equal, not correct."""
     model, folder = demo_student(encoder_layers=1), tmp_path_factory.mktemp("demo")
     export_mobile(ExportSource(model, TEACHER, []), folder)
     return Exported(model, folder)
@@ -86,20 +86,22 @@ def test_files_equal_torch(request: pytest.FixtureRequest, which: str, tokens: i
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_greedy_text_is_equal(demo: Exported, speech: Path, runtime: str) -> None:
     clips = [read_audio([str(path)]) for path in sorted((speech / "test").glob("*.flac"))[:2]]
-    torch_side = Transcriber(TorchRuntime(demo.model), TEACHER, "en")
-    mobile_side = Transcriber.with_runtime(torch_side, demo.load(runtime))
-    expected = torch_side.transcribe(clips, exact_tokens=20)
-    assert [one.tokens for one in mobile_side.transcribe(clips, exact_tokens=20)] == [one.tokens for one in expected]
+    torch_transcriber = Transcriber(TorchRuntime(demo.model), TEACHER, "en")
+    mobile_transcriber = Transcriber.with_runtime(torch_transcriber, demo.load(runtime))
+    expected = torch_transcriber.transcribe(clips, exact_tokens=20)
+    found = mobile_transcriber.transcribe(clips, exact_tokens=20)
+    assert [row.tokens for row in found] == [row.tokens for row in expected]
 
 
-def test_linear_layers_are_convolutions_a_head(small: Exported) -> None:
+def test_linear_layers_are_convolutions_per_head(small: Exported) -> None:
     for part, layers in (("encoder", 1), ("decoder", 2)):
         graph = onnx.load(small.folder / "mobile" / f"{part}.onnx").graph
         kinds = Counter(node.op_type for node in graph.node)
         assert not kinds.keys() & {"Gemm", "Loop", "If", "Attention"}
         attentions = layers * (2 if part == "decoder" else 1)
-        assert kinds["MatMul"] == 2 * 2 * attentions  # scores and mix, of two heads
-        # Encoder: conv1, conv2, three a head, output, two of the feed-forward, and two decoder layers' cross pairs.
+        assert kinds["MatMul"] == 2 * 2 * attentions  # scores and attended values of two heads
+        # Encoder: conv1, conv2, three per head, the output projection, two in the feed-forward block, and the
+        # cross-attention keys and values of two decoder layers.
         assert kinds["Conv"] == (2 + 3 * 2 + 1 + 2 + 2 * 2 * 2 if part == "encoder" else 2 * (7 + 3 + 2) + 1)
         constants = {tensor.name for tensor in graph.initializer}
         assert not any(constants & set(node.input) for node in graph.node if node.op_type == "MatMul")

@@ -1,4 +1,4 @@
-"""ONNX export: graphs equal Hugging Face, files equal torch, names and weights as loaders expect them."""
+"""ONNX export: graphs equal Hugging Face's, files compute what torch computes, names and weights suit the loaders."""
 
 import hashlib
 import subprocess
@@ -47,9 +47,9 @@ class Exported:
 def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
     model = random_whisper(**SHAPE | (MULTILINGUAL if request.param == "multilingual-80" else {}))
     folder = tmp_path_factory.mktemp(request.param)
-    traced = onnx_export.trace(model)
+    traced = onnx_export.trace_graphs(model)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(onnx_export, "trace", lambda _: traced)
+        patch.setattr(onnx_export, "trace_graphs", lambda _: traced)
         files = export_onnx(model, folder, PRECISIONS)
     return Exported(model, folder, files, traced)
 
@@ -133,7 +133,7 @@ def test_fp32_greedy_tokens_are_equal(exported: Exported) -> None:
     assert [row.argmax(axis=1).tolist() for row in expected] == [step[:, 0].tolist() for step in steps[1:]]
 
 
-def test_encoder_attention_is_one_operator_a_layer(exported: Exported) -> None:
+def test_encoder_attention_is_one_operator_per_layer(exported: Exported) -> None:
     graph = onnx.load(exported.folder / "onnx" / "encoder_model.onnx").graph
     kinds = Counter(node.op_type for node in graph.node)
     assert kinds["MultiHeadAttention"] == exported.model.config.encoder_layers
@@ -142,11 +142,11 @@ def test_encoder_attention_is_one_operator_a_layer(exported: Exported) -> None:
 
 def test_a_state_can_be_continued_twice(exported: Exported) -> None:
     runtime = OnnxRuntime(exported.folder, "fp32", threads=1)
-    prompt, one, other = token_steps(exported.model, 1, [4, 1, 1])
+    prompt, token, other_token = token_steps(exported.model, 1, [4, 1, 1])
     _, state = runtime.step(prompt, runtime.encode(random_mel(exported.model, 1)))
-    before, _ = runtime.step(one, state)
-    runtime.step(other, state)
-    after, _ = runtime.step(one, state)
+    before, _ = runtime.step(token, state)
+    runtime.step(other_token, state)
+    after, _ = runtime.step(token, state)
     np.testing.assert_array_equal(before, after)
 
 
@@ -178,8 +178,8 @@ def test_every_weight_is_stored_once(exported: Exported, precision: str) -> None
     assert sum(np.prod(tensor.dims) == VOCABULARY * WIDTH for tensor in decoder.graph.initializer) == 1
     weights = [t.raw_data for t in decoder.graph.initializer if np.prod(t.dims) >= WIDTH * WIDTH]
     assert len(weights) == len(set(weights))
-    (choose,) = (node for node in decoder.graph.node if node.op_type == "If")
-    assert [len(attribute.g.initializer) for attribute in choose.attribute] == [0, 0]
+    (if_node,) = (node for node in decoder.graph.node if node.op_type == "If")
+    assert [len(attribute.g.initializer) for attribute in if_node.attribute] == [0, 0]
     parameters = sum(parameter.numel() for parameter in exported.model.model.decoder.parameters())
     overhead = 1.2 if precision == "int8" else 1.05
     assert sum(np.prod(tensor.dims) for tensor in decoder.graph.initializer) < overhead * parameters
@@ -189,7 +189,7 @@ def test_every_weight_is_stored_once(exported: Exported, precision: str) -> None
 def test_no_matrix_is_stored_wider_than_its_precision(exported: Exported, precision: str, kind: int) -> None:
     for file in exported.files[precision]:
         stored = onnx.load(file).graph.initializer
-        # Scales of int8 rows have axes of one, the empty cache of a first step has no values.
+        # The scales of int8 rows have axes of length 1, and the empty cache has no values.
         matrices = [t for t in stored if len(t.dims) > 1 and np.prod(t.dims) > max(t.dims)]
         assert {t.data_type for t in matrices} == {kind}
 
@@ -198,7 +198,7 @@ def test_no_matrix_is_stored_wider_than_its_precision(exported: Exported, precis
 @given(rows=st.integers(1, 5), columns=st.integers(1, 9), magnitude=st.floats(1e-3, 1e3), seed=st.integers(0, 99))
 def test_int8_rows_are_within_half_a_step(rows: int, columns: int, magnitude: float, seed: int) -> None:
     weight = magnitude * np.random.default_rng(seed).standard_normal((rows, columns, 3)).astype(np.float32)
-    weight[0] = 0  # a row of zeros has no scale of its own
+    weight[0] = 0  # a row of zeros needs a scale other than 0
     values, scale = quantize_rows(weight)
     assert values.dtype == np.int8
     assert scale.shape == (rows, 1, 1)
@@ -230,10 +230,10 @@ def test_equal_weights_give_equal_bytes(exported: Exported, tmp_path: Path) -> N
         assert [digest(path) for path in again[precision]] == [digest(path) for path in paths]
 
 
-def test_weights_beyond_one_file_lie_beside_it(
+def test_weights_too_large_for_one_file_get_a_second(
     exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(onnx_export, "trace", lambda _: exported.traced)
+    monkeypatch.setattr(onnx_export, "trace_graphs", lambda _: exported.traced)
     monkeypatch.setattr(onnx_export, "SINGLE_FILE_BYTES", 0)
     files = export_onnx(exported.model, tmp_path, PRECISIONS)
     assert [path.name for path in files["fp16"]][1::2] == [
@@ -242,9 +242,9 @@ def test_weights_beyond_one_file_lie_beside_it(
     ]
     mel_BFT, (prompt,) = random_mel(exported.model, 1), token_steps(exported.model, 1, [4])
     for precision in PRECISIONS:
-        one, two = (OnnxRuntime(folder, precision, threads=1) for folder in (exported.folder, tmp_path))
-        logits_BV, _ = two.step(prompt, two.encode(mel_BFT))
-        np.testing.assert_array_equal(logits_BV, one.step(prompt, one.encode(mel_BFT))[0])
+        single, external = (OnnxRuntime(folder, precision, threads=1) for folder in (exported.folder, tmp_path))
+        logits_BV, _ = external.step(prompt, external.encode(mel_BFT))
+        np.testing.assert_array_equal(logits_BV, single.step(prompt, single.encode(mel_BFT))[0])
 
 
 def digest(path: Path) -> str:

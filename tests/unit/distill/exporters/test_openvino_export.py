@@ -1,4 +1,4 @@
-"""OpenVINO export: the models say what torch says, in the files and names that GenAI and optimum-intel load."""
+"""OpenVINO export: models compute what torch computes, in the files and names that GenAI and optimum-intel load."""
 
 import json
 import shutil
@@ -30,7 +30,7 @@ from tests.unit.models import demo_student, psnr, random_whisper, token_steps, t
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 PSNR_DB = {"fp32": 90, "fp16": 40, "int8": 30}
-"""Smallest 20 log10(largest expected value / root mean square error); fp16 computes in bfloat16 where it can."""
+"""Smallest 20 log10(largest expected value / root mean square error); fp16 computes in bfloat16 where the CPU can."""
 
 STEPS = [4, 1, 1, 3, 1, 1]
 
@@ -44,7 +44,7 @@ class Exported:
 
 @pytest.fixture(scope="module", autouse=True)
 def quick() -> Iterator[None]:
-    """Few clips: they change what is chosen, not how."""
+    """Use few clips: they change which alpha is chosen, not how it is chosen."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(openvino_quantize, "CALIBRATION_CLIPS", 4)
         patch.setattr(openvino_quantize, "HELD_OUT_CLIPS", 2)
@@ -53,11 +53,11 @@ def quick() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    """The demo teacher cut to two decoder layers: trained weights, a window of 7 s, a vocabulary of its own."""
+    """The demo teacher with two decoder layers: trained weights, a window of 7 s, a small vocabulary."""
     folder, speech = tmp_path_factory.mktemp("demo"), tmp_path_factory.mktemp("speech")
     rows = synthesize(SENTENCES[:8], VOICES, speech, seed=1)
     audio = [str(speech / row["file_name"]) for row in rows]
-    save_model(demo_student(), folder, processors=TEACHER, decoder_layers=[0, 3])
+    save_model(demo_student(), folder, processors=TEACHER, drop_alignment_heads=True)
     model = load_model(folder)
     export_openvino(ExportSource(model, folder, [[path] for path in audio], [None, 0.5]), folder, PRECISIONS)
     return Exported(model, folder, audio)
@@ -65,7 +65,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Exported:
 
 @pytest.fixture(scope="module")
 def wide(tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    """128 mel bins, large-v3's vocabulary, more encoder than decoder layers."""
+    """A model with 128 mel bins, the vocabulary of large-v3, and more encoder than decoder layers."""
     model = random_whisper(
         vocab_size=51866, encoder_layers=2, decoder_layers=1, max_source_positions=50, max_target_positions=40
     )
@@ -77,7 +77,7 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Exported:
 
 
 def mels(exported: Exported, batch: int, seed: int = 0) -> np.ndarray:
-    """Log-mels [B, F, T]: recordings where there are some, else noise of their range."""
+    """Return log-mels [B, F, T] of the exported model's recordings, or noise of the same range if it has none."""
     config = exported.model.config
     if exported.audio:
         transcriber = Transcriber(TorchRuntime(exported.model), exported.folder, "en")
@@ -96,7 +96,7 @@ def run(runtime: OpenVinoRuntime, mel_BFT: np.ndarray, steps: list[np.ndarray]) 
     return encoder_BSD, np.stack(logits)
 
 
-# Batches grow and shrink on one runtime: its state must be that of the clip at hand, in every precision.
+# Batch sizes grow and shrink on one runtime: its state must be that of the current clip, in every precision.
 @pytest.mark.parametrize(
     ("name", "precision"), [*(("demo", precision) for precision in PRECISIONS), ("wide", "fp32"), ("wide", "fp16")]
 )
@@ -122,15 +122,15 @@ def test_greedy_text_is_equal_and_repeats(demo: Exported) -> None:
     assert any(row.text for row in expected)
 
 
-def test_a_clip_in_other_memory_is_heard_in_bfloat16_too(demo: Exported) -> None:
-    # GenAI and optimum-intel lend their arrays and let the CPU choose its precision.
+def test_bfloat16_reads_each_clip_from_its_own_memory(demo: Exported) -> None:
+    # GenAI and optimum-intel pass arrays without a copy and let the CPU plugin choose its precision.
     path = demo.folder / "openvino-fp32" / "openvino_decoder_model.xml"
     request = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "bf16"}).create_infer_request()
     (tokens_BL, *_) = steps = token_steps(demo.model, 1, STEPS[:1])
-    kept = []
+    encoder_states = []  # keeps the arrays alive, so that each clip has memory of its own
     for seed in range(3):
         encoder_BSD, expected_NBV = torch_steps(demo.model, mels(demo, 1, seed), steps)
-        kept.append(encoder_BSD)
+        encoder_states.append(encoder_BSD)
         request.reset_state()
         feeds = {"input_ids": tokens_BL, "encoder_hidden_states": encoder_BSD, "beam_idx": np.zeros(1, np.int32)}
         request.infer(feeds, share_inputs=True)
@@ -144,12 +144,12 @@ def test_an_older_state_is_refused(demo: Exported) -> None:
     runtime.step(tokens_BL, older)
     with pytest.raises(ValueError, match="older"):
         runtime.step(tokens_BL, older)
-    again, _ = runtime.step(tokens_BL, fresh)  # the start of a clip may come again
+    again, _ = runtime.step(tokens_BL, fresh)  # a clip may be started again
     np.testing.assert_array_equal(first, again)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_inputs_outputs_and_files_are_those_loaders_ask_for(demo: Exported, precision: str) -> None:
+def test_inputs_outputs_and_files_are_those_that_loaders_expect(demo: Exported, precision: str) -> None:
     folder, core = demo.folder / f"openvino-{precision}", openvino.Core()
     encoder, decoder = (core.read_model(folder / f"openvino_{part}_model.xml") for part in ("encoder", "decoder"))
     assert [value.any_name for value in encoder.inputs] == ["input_features"]

@@ -1,4 +1,4 @@
-"""LiteRT export: files equal torch, the manifest equals the files, the runtime is bounded, light and clear."""
+"""LiteRT export: files compute what torch computes, the manifest describes them, errors are clear."""
 
 import json
 import subprocess
@@ -14,9 +14,9 @@ from transformers import WhisperForConditionalGeneration
 pytest.importorskip("litert_torch", reason="in an environment of its own; make interop")
 
 from distill.exporters.export_source import ExportSource
-from distill.exporters.mobile_graphs import MOBILE
-from distill.exporters.static_graphs import BATCHED, Form, StaticDecoder, StaticEncoder
-from distill.exporters.static_interface import MASKED, decoder_inputs
+from distill.exporters.mobile_graphs import PER_HEAD_CONVOLUTIONS
+from distill.exporters.static_graphs import BATCHED_HEADS, OperatorLayout, StaticDecoder, StaticEncoder
+from distill.exporters.static_interface import MASKED_SCORE, decoder_inputs
 from distill.exporters.tflite_export import SUFFIX, export_tflite
 from eval.audio.recordings import read_audio
 from eval.decoding.transcriber import Transcriber
@@ -54,18 +54,18 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     return export(random_whisper(), tmp_path_factory.mktemp("small"))
 
 
-@pytest.mark.parametrize("form", [BATCHED, MOBILE], ids=["batched", "mobile"])
+@pytest.mark.parametrize("layout", [BATCHED_HEADS, PER_HEAD_CONVOLUTIONS], ids=["batched", "mobile"])
 @torch.no_grad()
-def test_graphs_equal_hugging_face(form: Form) -> None:
+def test_graphs_equal_hugging_face(layout: OperatorLayout) -> None:
     model = random_whisper()
     mel = torch.from_numpy(random_mel(model))
     expected_1SD = model.model.encoder(mel).last_hidden_state
-    outputs = StaticEncoder(model, form)(mel)
+    outputs = StaticEncoder(model, layout)(mel)
     torch.testing.assert_close(outputs.pop("encoder_states"), expected_1SD, atol=1e-5, rtol=0)
     tokens = torch.randint(0, 300, (1, 24))
     expected_LV = model(decoder_input_ids=tokens, encoder_outputs=(expected_1SD,)).logits[0]
-    decoder, inputs = StaticDecoder(model, form), decoder_inputs(model) | outputs
-    inputs["attention_mask"].fill_(MASKED)
+    decoder, inputs = StaticDecoder(model, layout), decoder_inputs(model) | outputs
+    inputs["attention_mask"].fill_(MASKED_SCORE)
     for position, token in enumerate(tokens[0]):
         inputs["attention_mask"][..., 24 - position - 1 :] = 0
         stepped = decoder(**inputs | {"input_ids": token[None, None], "position": torch.tensor([position])})
@@ -73,7 +73,7 @@ def test_graphs_equal_hugging_face(form: Form) -> None:
         inputs |= {name.removeprefix("new_"): cache for name, cache in stepped.items()}
 
 
-# Found 136, 88 and 50 dB on the demo student, 135, 75 and 46 on the small one.
+# Measured: 136, 88 and 50 dB on the demo student, 135, 75 and 46 dB on the small one.
 @pytest.mark.parametrize(("precision", "psnr_db"), [("fp32", 110), ("fp16", 70), ("int8", 40)])
 @pytest.mark.parametrize(("which", "tokens"), [("demo", 60), ("small", 21)])
 def test_files_equal_torch(
@@ -85,14 +85,15 @@ def test_files_equal_torch(
 
 def test_fp32_greedy_text_is_equal(demo: Exported, speech: Path) -> None:
     clips = [read_audio([str(path)]) for path in sorted((speech / "test").glob("*.flac"))[:3]]
-    torch_side = Transcriber(TorchRuntime(demo.model), TEACHER, "en")
-    tflite_side = Transcriber.with_runtime(torch_side, load(demo.folder, "fp32", 1))
-    expected = torch_side.transcribe(clips, max_tokens=40)
-    assert [one.tokens for one in tflite_side.transcribe(clips, max_tokens=40)] == [one.tokens for one in expected]
-    assert any(one.text for one in expected)
+    torch_transcriber = Transcriber(TorchRuntime(demo.model), TEACHER, "en")
+    tflite_transcriber = Transcriber.with_runtime(torch_transcriber, load(demo.folder, "fp32", 1))
+    expected = torch_transcriber.transcribe(clips, max_tokens=40)
+    found = tflite_transcriber.transcribe(clips, max_tokens=40)
+    assert [row.tokens for row in found] == [row.tokens for row in expected]
+    assert any(row.text for row in expected)
 
 
-def test_batches_are_clips_one_by_one(small: Exported) -> None:
+def test_a_batch_is_run_clip_by_clip(small: Exported) -> None:
     mel_BFT, runtime = random_mel(small.model, 2), load(small.folder, "fp32", 1)
     tokens_BL = np.array([[3, 10, 11], [3, 20, 21]])
     state = runtime.encode(mel_BFT)
@@ -119,9 +120,9 @@ def test_text_longer_than_the_cache_is_a_user_error(small: Exported) -> None:
     assert runtime.max_tokens == 24
     state = runtime.encode(random_mel(small.model))
     _, full = runtime.step(np.full((1, 24), 4), state)
-    for given, tokens in ((state, 25), (full, 1)):
+    for start, tokens in ((state, 25), (full, 1)):
         with pytest.raises(UserError, match="24 tokens"):
-            runtime.step(np.full((1, tokens), 4), given)
+            runtime.step(np.full((1, tokens), 4), start)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -147,15 +148,15 @@ def test_manifest_agrees_with_the_files(demo: Exported, precision: str) -> None:
 
 def test_every_weight_is_stored_once_and_small(demo: Exported) -> None:
     weights = sum(parameter.numel() for parameter in demo.model.model.decoder.parameters())
-    for precision, each in (("fp32", 4), ("fp16", 2), ("int8", 1)):
+    for precision, bytes_per_weight in (("fp32", 4), ("fp16", 2), ("int8", 1)):
         size = files(demo.folder, precision)[1].stat().st_size
-        # The decoder's cross-attention keys and values are projected by the encoder; the graph itself is 50 kB.
-        assert size < each * weights + 200_000
+        # The encoder file has the cross-attention projections of the decoder; the graph itself takes 50 kB.
+        assert size < bytes_per_weight * weights + 200_000
 
 
 def test_unknown_precision_and_half_models_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="int4"):
-        export_tflite(ExportSource(random_whisper(), TEACHER, []), tmp_path, ["int4"])
+        export_tflite(ExportSource(random_whisper(), TEACHER, []), tmp_path, ["int4"])  # type: ignore[list-item]
     with pytest.raises(ValueError, match="float32"):
         export_tflite(ExportSource(random_whisper().half(), TEACHER, []), tmp_path, ["fp32"])
 
@@ -173,15 +174,15 @@ def test_damaged_file_is_a_user_error(small: Exported, tmp_path: Path, damage: s
     encoder, decoder = files(small.folder, "fp32")
     (tmp_path / "tflite" / encoder.name).write_bytes(encoder.read_bytes())
     content = decoder.read_bytes()
-    broken = {"truncated": content[: len(content) // 2], "rubbish": b"not a model", "empty": b""}
+    contents = {"truncated": content[: len(content) // 2], "rubbish": b"not a model", "empty": b""}
     if damage != "missing":
-        (tmp_path / "tflite" / decoder.name).write_bytes(broken[damage])
+        (tmp_path / "tflite" / decoder.name).write_bytes(contents[damage])
     with pytest.raises(UserError, match=decoder.name) as raised:
         load(tmp_path, "fp32", 1)
     assert "\n" not in str(raised.value)
 
 
-def test_runtime_is_light() -> None:
+def test_the_runtime_imports_no_training_packages() -> None:
     heavy = "{'torch', 'transformers', 'tensorflow', 'litert_torch'} & set(sys.modules)"
     program = f"import sys, eval.runtimes.tflite_runtime, ai_edge_litert.interpreter; assert not {heavy}, {heavy}"
     subprocess.run([sys.executable, "-c", program], check=True)

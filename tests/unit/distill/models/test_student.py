@@ -1,3 +1,5 @@
+"""Cutting layers, saving a student, and counting its parameters."""
+
 import json
 from itertools import pairwise
 from pathlib import Path
@@ -46,15 +48,15 @@ def test_a_full_copy_is_the_teacher() -> None:
         )
 
 
-def test_a_cut_keeps_the_encoder_and_its_layers_and_saves_all_other_loaders_read(tmp_path: Path) -> None:
+def test_a_cut_keeps_encoder_and_layers_and_saves_all_files_that_other_loaders_read(tmp_path: Path) -> None:
     teacher = load_model(TEACHER)
     student = cut_layers(teacher, [0, 1, 2, 3], [0, 3])
-    save_model(student, tmp_path, processors=TEACHER, decoder_layers=[0, 3])
-    again = load_model(tmp_path)
-    assert again.config.decoder_layers == 2
-    assert torch.equal(again.model.decoder.layers[1].fc1.weight, teacher.model.decoder.layers[3].fc1.weight)
-    assert torch.equal(again.model.encoder.conv1.weight, teacher.model.encoder.conv1.weight)
-    assert again.proj_out.weight.data_ptr() == again.model.decoder.embed_tokens.weight.data_ptr()
+    save_model(student, tmp_path, processors=TEACHER, drop_alignment_heads=True)
+    loaded = load_model(tmp_path)
+    assert loaded.config.decoder_layers == 2
+    assert torch.equal(loaded.model.decoder.layers[1].fc1.weight, teacher.model.decoder.layers[3].fc1.weight)
+    assert torch.equal(loaded.model.encoder.conv1.weight, teacher.model.encoder.conv1.weight)
+    assert loaded.proj_out.weight.data_ptr() == loaded.model.decoder.embed_tokens.weight.data_ptr()
     assert {weight.dtype for weight in load_file(tmp_path / "model.safetensors").values()} == {torch.float32}
     for name in (
         "tokenizer.json",
@@ -66,7 +68,7 @@ def test_a_cut_keeps_the_encoder_and_its_layers_and_saves_all_other_loaders_read
         assert (tmp_path / name).is_file(), name
 
 
-def test_a_cut_decoder_is_not_told_the_teachers_alignment_heads(tmp_path: Path) -> None:
+def test_a_cut_decoder_does_not_get_the_teachers_alignment_heads(tmp_path: Path) -> None:
     processors = tmp_path / "teacher"
     processors.mkdir()
     for file in TEACHER.iterdir():
@@ -77,7 +79,7 @@ def test_a_cut_decoder_is_not_told_the_teachers_alignment_heads(tmp_path: Path) 
         json.dumps(generation | {"alignment_heads": [[0, 1], [2, 0], [3, 2]]})
     )
     student = cut_layers(load_model(TEACHER), [0, 1, 2, 3], [0, 3])
-    save_model(student, tmp_path / "out", processors=processors, decoder_layers=[0, 3])
+    save_model(student, tmp_path / "out", processors=processors, drop_alignment_heads=True)
     saved = json.loads((tmp_path / "out" / "generation_config.json").read_text())
     assert saved == generation
     save_model(student, tmp_path / "whole", processors=processors)

@@ -1,4 +1,4 @@
-"""Who is trained, who only teaches, and what never exists."""
+"""Which parameters are trained, whose encoder the teacher uses, and that no large tensor of logits is made."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -10,8 +10,8 @@ import torch
 
 from distill.data.examples import Example
 from distill.data.training_batches import Batch, Collator
+from distill.losses import distillation_loss as distillation_loss_module
 from distill.losses.distillation_loss import LossWeights, TeacherSignal, distillation_loss
-from distill.losses.distillation_loss import distillation_loss as losses
 from distill.models.cutting import cut_layers
 from distill.training.objective import DistillationObjective
 from distill.training.teacher_outputs import LiveTeacher
@@ -39,58 +39,58 @@ def live(student_layers: list[int], *, frozen: bool) -> tuple[DistillationObject
     return DistillationObjective(student, WEIGHTS, freeze_encoder=frozen, teacher=teacher), teacher
 
 
-def test_a_shortened_frozen_encoder_is_not_lent_to_the_teacher(batch: Batch) -> None:
-    """Defect 5 of the reference: the teacher silently listened through the student's shorter encoder."""
+def test_a_cut_frozen_encoder_is_not_shared_with_the_teacher(batch: Batch) -> None:
+    """The teacher must not silently use the states of the student's cut encoder."""
     whole = load_model(TEACHER)
     objective, teacher = live([0, 3], frozen=True)
     assert not teacher.shares_encoder
     assert len(teacher.model.model.encoder.layers) == 4
     mel_BFT = objective.mel(batch)
     with torch.no_grad():
-        heard_BSD = objective.heard(batch, mel_BFT, objective.encode(mel_BFT))
-        said = teacher(heard_BSD, batch.inputs_BL, batch.predicted)(slice(None))
+        states_BSD = objective.teacher_states(batch, mel_BFT, objective.encode(mel_BFT))
+        logits_NV = teacher(states_BSD, batch.inputs_BL, batch.predicted)(slice(None))
         expected = whole(input_features=mel_BFT, decoder_input_ids=batch.inputs_BL).logits[batch.predicted]
-    torch.testing.assert_close(said, expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(logits_NV, expected, atol=1e-4, rtol=1e-4)
 
 
 def test_an_equal_frozen_encoder_is_shared_and_a_trained_one_never(batch: Batch) -> None:
-    shared, one = live([0, 1, 2, 3], frozen=True)
-    apart, other = live([0, 1, 2, 3], frozen=False)
-    assert (one.shares_encoder, other.shares_encoder) == (True, False)
-    torch.testing.assert_close(shared(batch), apart(batch), rtol=1e-5, atol=1e-5)
+    frozen, frozen_teacher = live([0, 1, 2, 3], frozen=True)
+    trained, trained_teacher = live([0, 1, 2, 3], frozen=False)
+    assert (frozen_teacher.shares_encoder, trained_teacher.shares_encoder) == (True, False)
+    torch.testing.assert_close(frozen(batch), trained(batch), rtol=1e-5, atol=1e-5)
 
 
 def test_only_the_student_is_wrapped_and_trained(batch: Batch) -> None:
-    """Defect 6 of the reference: the frozen teacher was wrapped and synchronised too."""
+    """The frozen teacher is no part of the objective, so that it is neither wrapped nor synchronised."""
     objective, teacher = live([0, 1, 2, 3], frozen=False)
-    mine = {id(parameter) for parameter in objective.parameters()}
-    assert mine == {id(parameter) for parameter in objective.student.parameters()}
+    parameters = {id(parameter) for parameter in objective.parameters()}
+    assert parameters == {id(parameter) for parameter in objective.student.parameters()}
     objective(batch)[0].backward()
     assert all(parameter.grad is None for parameter in teacher.model.parameters())
     assert all(parameter.grad is not None for parameter in objective.student.parameters() if parameter.requires_grad)
 
 
 def test_no_logits_of_padding_or_of_all_tokens_are_ever_made(batch: Batch, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Defect 9 of the reference: labels padded to 448 positions, softmaxes over all of them, masked afterwards."""
-    seen: list[int] = []
+    """Padded positions are dropped before the LM head, not masked after a softmax over all of them."""
+    chunk_sizes: list[int] = []
 
     def watched(
         student_NV: torch.Tensor, labels_N: torch.Tensor, teacher: TeacherSignal, weights: LossWeights
     ) -> object:
-        seen.append(len(student_NV))
+        chunk_sizes.append(len(student_NV))
         assert isinstance(teacher, torch.Tensor)
         assert len(teacher) == len(student_NV)
         return distillation_loss(student_NV, labels_N, teacher, weights)
 
     objective, _ = live([0, 1, 2, 3], frozen=True)
     whole = objective(batch)
-    monkeypatch.setattr(losses, "distillation_loss", watched)
-    monkeypatch.setattr(losses, "CHUNK_ELEMENTS", 5 * 586)
+    monkeypatch.setattr(distillation_loss_module, "distillation_loss", watched)
+    monkeypatch.setattr(distillation_loss_module, "CHUNK_ELEMENTS", 5 * 586)
     torch.testing.assert_close(objective(batch), whole, rtol=1e-5, atol=1e-4)
-    assert seen == [5, 5, 4], "14 predicted tokens; 22 positions in the batch"
+    assert chunk_sizes == [5, 5, 4], "14 predicted tokens; 22 positions in the batch"
 
 
-def test_the_encoders_error_is_zero_for_the_teachers_own_and_pulls_another_to_it(batch: Batch) -> None:
+def test_the_hidden_state_loss_is_zero_for_the_teachers_encoder_and_pulls_another_towards_it(batch: Batch) -> None:
     weights = replace(WEIGHTS, ce=0.0, hidden=1.0)
     objective, teacher = live([0, 1, 2, 3], frozen=False)
     objective.weights = weights
@@ -104,5 +104,5 @@ def test_the_encoders_error_is_zero_for_the_teachers_own_and_pulls_another_to_it
     gradient = objective.student.model.encoder.layer_norm.bias.grad
     assert gradient is not None
     assert float(gradient.mean()) > 0
-    assert objective.of(objective.student).weights.hidden == 0
+    assert objective.for_student(objective.student).weights.hidden == 0
     assert not teacher.shares_encoder

@@ -1,4 +1,4 @@
-"""A sharded student trains as a whole one, and its weights and moments go to disk and back whole."""
+"""A sharded student trains like a whole one, and its weights and moments are saved and restored whole."""
 
 import os
 import socket
@@ -18,7 +18,7 @@ from distill.data.examples import Example
 from distill.data.training_batches import Batch, Collator
 from distill.losses.distillation_loss import LossWeights
 from distill.models.cutting import cut_layers
-from distill.training.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
+from distill.training.checkpoint import Checkpoint, TrainerState, latest_checkpoint, load_checkpoint, save_checkpoint
 from distill.training.objective import DistillationObjective
 from distill.training.strategy import FullySharded, Replicated
 from eval.runtimes.torch_runtime import load_model
@@ -35,7 +35,7 @@ def objective() -> DistillationObjective:
 
 
 def batch(folder: Path, rank: int) -> Batch:
-    """One utterance a process; both when rank is -1."""
+    """Return one utterance per process, or both for rank -1."""
     rows = [
         label(str(n), plain=decoding([257, 258, 260, 264, *range(60, 60 + n), 256], 4), audio=str(folder / f"{n}.wav"))
         for n in (3, 5)
@@ -53,43 +53,44 @@ def steps(model: Any, optimizer: torch.optim.Optimizer, data: Batch, count: int,
 
 
 def adamw(model: torch.nn.Module) -> torch.optim.Optimizer:
-    # A large epsilon: by default AdamW moves weights whose gradient is rounding as far as any others.
+    # With the default epsilon, AdamW moves weights whose gradient is mere rounding error as far as all others.
     return torch.optim.AdamW([item for item in model.parameters() if item.requires_grad], lr=1e-3, eps=1e-3)
 
 
 def sharded(rank: int, folder: Path, port: int) -> None:
-    """One process: two steps, a checkpoint, a third step; then the third again from the checkpoint."""
+    """Run one process: two steps, a checkpoint and a third step, then the third step again from the checkpoint."""
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", rank=rank, world_size=WORLD)
-    found = []
+    students = []
     for resumed in (False, True):
         model = objective()
-        plain = model.of(cut_layers(load_model(TEACHER), [0, 3], [0, 3]))
+        whole = model.for_student(cut_layers(load_model(TEACHER), [0, 3], [0, 3]))
         for layer in [*model.student.model.encoder.layers, *model.student.model.decoder.layers]:
             fully_shard(layer)
         fully_shard(model)
-        strategy = FullySharded(model, adamw(model), plain)
+        strategy = FullySharded(model, adamw(model), whole)
         if not resumed:
             steps(model, strategy.optimizer, batch(folder, rank), 2, WORLD)
             weights, moments = strategy.weights(), strategy.moments()
             if rank == 0:
-                save_checkpoint(folder / "checkpoints", 2, {"model": weights}, moments, {})
+                state = TrainerState(best={}, skipped=[], scaler=None)
+                save_checkpoint(folder / "checkpoints", Checkpoint(2, {"model": weights}, moments, state))
             distributed.barrier()
         else:
-            checkpoint = latest_checkpoint(folder / "checkpoints")
-            assert checkpoint is not None
-            kept, moments, _ = load_checkpoint(checkpoint, ["model"], torch.device("cpu"))
-            strategy.load(kept["model"], moments)
+            path = latest_checkpoint(folder / "checkpoints")
+            assert path is not None
+            checkpoint = load_checkpoint(path, ["model"], torch.device("cpu"))
+            strategy.load(checkpoint.models["model"], checkpoint.moments)
         steps(model, strategy.optimizer, batch(folder, rank), 1, WORLD)
-        found.append({name: value.clone() for name, value in strategy.student().state_dict().items()})
-    assert all(found[0][name].equal(value) for name, value in found[1].items())
+        students.append({name: value.clone() for name, value in strategy.student().state_dict().items()})
+    assert all(students[0][name].equal(value) for name, value in students[1].items())
     if rank == 0:
-        torch.save(found[0], folder / "student.pt")
+        torch.save(students[0], folder / "student.pt")
     distributed.destroy_process_group()
 
 
-def test_a_student_sharded_by_fsdp_trains_and_resumes_as_a_whole_one(tmp_path: Path) -> None:
+def test_a_student_sharded_by_fsdp_trains_and_resumes_like_a_whole_one(tmp_path: Path) -> None:
     for n in (3, 5):
         soundfile.write(tmp_path / f"{n}.wav", 0.1 * np.sin(np.arange(16_000) / n), 16_000)
     with socket.socket() as free:
@@ -99,9 +100,9 @@ def test_a_student_sharded_by_fsdp_trains_and_resumes_as_a_whole_one(tmp_path: P
     model = objective()
     whole = Replicated(model, adamw(model))
     steps(model, whole.optimizer, batch(tmp_path, -1), 3, 1)
-    found = torch.load(tmp_path / "student.pt", weights_only=True)
+    sharded_student = torch.load(tmp_path / "student.pt", weights_only=True)
     for name, value in whole.student().state_dict().items():
-        torch.testing.assert_close(found[name], value, atol=2e-6, rtol=1e-5, msg=name)
+        torch.testing.assert_close(sharded_student[name], value, atol=2e-6, rtol=1e-5, msg=name)
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "recipes" / "accelerate").glob("*.yaml")), ids=lambda file: file.name)

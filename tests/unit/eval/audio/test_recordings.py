@@ -1,3 +1,5 @@
+"""References to recordings, and reading audio of any format, whole or in parts."""
+
 import os
 import tempfile
 from pathlib import Path
@@ -13,21 +15,21 @@ from eval.audio.recordings import AudioError, AudioReference, duration_of, read_
 NOISE = (np.random.default_rng(0).standard_normal(32_000) * 0.1).astype(np.float32)
 
 paths = st.text("abc#é =&.,t1/", min_size=1, max_size=12).map(Path)
-places = st.tuples(st.integers(0, 10**12), st.integers(1, 10**9))
-times = st.tuples(st.integers(0, 10**6), st.integers(1, 10**6)).map(lambda t: (t[0] / 1000, (t[0] + t[1]) / 1000))
+byte_ranges = st.tuples(st.integers(0, 10**12), st.integers(1, 10**9))
+time_ranges = st.tuples(st.integers(0, 10**6), st.integers(1, 10**6)).map(lambda t: (t[0] / 1000, (t[0] + t[1]) / 1000))
 
 
-@given(paths, st.none() | places, st.none() | times)
-def test_a_reference_is_read_as_it_is_written(
-    path: Path, place: tuple[int, int] | None, seconds: tuple[float, float] | None
+@given(paths, st.none() | byte_ranges, st.none() | time_ranges)
+def test_a_reference_is_parsed_as_it_is_written(
+    path: Path, byte_range: tuple[int, int] | None, time_range: tuple[float, float] | None
 ) -> None:
-    reference = AudioReference(path, place, seconds)
-    if place or seconds or AudioReference.parse(str(path)).path == path:
+    reference = AudioReference(path, byte_range, time_range)
+    if byte_range or time_range or AudioReference.parse(str(path)).path == path:
         assert AudioReference.parse(str(reference)) == reference
 
 
 @pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3"])
-def test_a_part_is_the_same_samples_as_in_the_whole(tmp_path: Path, suffix: str) -> None:
+def test_a_time_range_has_the_samples_of_the_whole_file(tmp_path: Path, suffix: str) -> None:
     soundfile.write(tmp_path / f"a.{suffix}", NOISE, 16_000)
     whole = read_audio(tmp_path / f"a.{suffix}")
     part = read_audio(f"{tmp_path}/a.{suffix}#t=0.5,1.25")
@@ -46,9 +48,9 @@ def test_a_file_inside_a_tar_is_read_in_place(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("rate", [8_000, 22_050, 48_000])
-def test_blocks_are_the_whole_cut_up(tmp_path: Path, rate: int) -> None:
+def test_blocks_join_to_the_whole_recording(tmp_path: Path, rate: int) -> None:
     soundfile.write(tmp_path / "a.wav", np.stack([NOISE, NOISE], 1), rate)
-    blocks = np.concatenate(list(read_blocks(AudioReference(tmp_path / "a.wav"), seconds=1)))
+    blocks = np.concatenate(list(read_blocks(AudioReference(tmp_path / "a.wav"), block_seconds=1)))
     np.testing.assert_allclose(blocks, read_audio(tmp_path / "a.wav"), atol=1e-6)
     assert len(blocks) == pytest.approx(len(NOISE) * 16_000 / rate, abs=1)
 
@@ -71,16 +73,16 @@ def test_a_piped_wav_without_a_length_is_read(tmp_path: Path) -> None:
 
 
 def test_a_file_without_permission_says_so() -> None:
-    with tempfile.TemporaryDirectory() as place:
-        Path(place).chmod(0o755)
-        file = Path(place) / "a.wav"
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        file = Path(folder) / "a.wav"
         soundfile.write(file, NOISE, 16_000)
         file.chmod(0)
-        me = os.geteuid()
-        if me == 0:
+        user = os.geteuid()
+        if user == 0:
             os.seteuid(65_534)  # root may read every file
         try:
             with pytest.raises(AudioError, match="permission"):
                 read_audio(file)
         finally:
-            os.seteuid(me)
+            os.seteuid(user)

@@ -1,4 +1,4 @@
-"""A draft changes how fast a text comes, never the text."""
+"""Speculative decoding gives the teacher's own greedy text, whatever the draft."""
 
 import json
 import shutil
@@ -20,7 +20,7 @@ from eval.decoding.transcriber import Transcriber
 from eval.runtimes.interface import Generator
 from eval.runtimes.torch_runtime import TorchRuntime, load_model
 from recipes.core.errors import UserError
-from tests.bench.passes import Costs, alone, watched
+from tests.bench.decoder_passes import PassCosts, passes_without_draft, record_passes
 from tests.conftest import TEACHER
 from tests.unit.eval.decoding.test_transcribe import transcribe
 from tests.unit.models import PROMPT, demo_student, random_mel, random_whisper
@@ -35,16 +35,16 @@ DRAFTS = {"itself": WHISPER, "its first layer": cut_layers(WHISPER, [0], [0]), "
 def greedy(
     model: WhisperForConditionalGeneration, mel_BFT: np.ndarray, limit: int, suppress: list[int], first: list[int]
 ) -> list[list[int]]:
-    """Token by token, one clip at a time."""
+    """Decode greedily with one step per token, one clip at a time."""
     runtime, rows = TorchRuntime(model), []
     for mel_FT in mel_BFT:
-        state, tokens, made = runtime.encode(mel_FT[None]), np.array([PROMPT]), list[int]()
-        while len(made) < limit and END not in made:
+        state, tokens, generated = runtime.encode(mel_FT[None]), np.array([PROMPT]), list[int]()
+        while len(generated) < limit and END not in generated:
             logits_1V, state = runtime.step(tokens, state)
-            logits_1V[:, suppress + (first if not made else [])] = -np.inf
+            logits_1V[:, suppress + (first if not generated else [])] = -np.inf
             tokens = logits_1V.argmax(axis=1, keepdims=True)
-            made.append(int(tokens[0, 0]))
-        rows.append(made)
+            generated.append(int(tokens[0, 0]))
+        rows.append(generated)
     return rows
 
 
@@ -64,40 +64,44 @@ def test_every_row_is_the_teachers_own_greedy_text(
     shape = random_mel(WHISPER, batch).shape
     mel_BFT = np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
     runtime = SpeculativeRuntime(WHISPER, DRAFTS[draft], draft_tokens)
-    made = runtime.generate(
+    rows = runtime.generate(
         runtime.encode(mel_BFT), PROMPT, limit, end=END, suppress=suppress, suppress_first=first, scores=True
     )
-    assert [row for row, _ in made] == greedy(WHISPER, mel_BFT, limit, suppress, first)
-    counts = runtime.acceptance
-    assert counts.written == sum(len(row) for row, _ in made)
+    assert [tokens for tokens, _ in rows] == greedy(WHISPER, mel_BFT, limit, suppress, first)
+    counts = runtime.statistics
+    assert counts.written == sum(len(tokens) for tokens, _ in rows)
     assert counts.accepted <= counts.drafted
     assert counts.passes + counts.accepted >= counts.written
     if draft == "itself":
         assert counts.accepted == counts.drafted
 
 
-def test_passes_are_seen_and_priced() -> None:
+def test_passes_are_counted_and_priced() -> None:
     runtime = SpeculativeRuntime(WHISPER, DRAFTS["its first layer"], 3)
     mel_BFT = random_mel(WHISPER)
-    with watched(teacher=runtime.model, draft=runtime.draft) as passes:
-        ((made, _),) = runtime.generate(runtime.encode(mel_BFT), PROMPT, 9, end=END, suppress=[END], suppress_first=[])
+    with record_passes(teacher=runtime.model, draft=runtime.draft) as passes:
+        ((generated, _),) = runtime.generate(
+            runtime.encode(mel_BFT), PROMPT, 9, end=END, suppress=[END], suppress_first=[]
+        )
     read = [tokens for who, tokens in passes if who == "teacher"]
-    counts = runtime.acceptance
+    counts = runtime.statistics
     assert (len(read), sum(read)) == (counts.passes, len(PROMPT) + counts.drafted + counts.passes - 1)
     first, later = 100.0, 2.0 * (sum(read) - read[0])
-    priced = Costs({"teacher": {1: 2.0, 20: 40.0}, "draft": {1: 0.0, 20: 0.0}}, {"teacher": first, "draft": 5.0}, 0.0)
-    assert priced([passes, passes]) == pytest.approx(2 * (first + 2.0 * read[0] + later + 5.0))
-    assert priced([passes], stretch=3.0) == pytest.approx(first + 2.0 * read[0] + 3.0 * later + 5.0)
-    assert len(alone(len(made))) == len(made)
+    costs = PassCosts(
+        {"teacher": {1: 2.0, 20: 40.0}, "draft": {1: 0.0, 20: 0.0}}, {"teacher": first, "draft": 5.0}, 0.0
+    )
+    assert costs.total_ms([passes, passes]) == pytest.approx(2 * (first + 2.0 * read[0] + later + 5.0))
+    assert costs.total_ms([passes], later_pass_factor=3.0) == pytest.approx(first + 2.0 * read[0] + 3.0 * later + 5.0)
+    assert len(passes_without_draft(len(generated))) == len(generated)
 
 
-def test_rows_at_different_places_see_what_they_see_alone() -> None:
+def test_rows_at_different_positions_get_the_logits_they_get_alone() -> None:
     draw, encoder_BSD = torch.Generator().manual_seed(0), torch.randn(3, 35, 32)
     text_BN = torch.randint(0, 300, (3, 12), generator=draw)
     starts = [2, 5, 8]
     with torch.no_grad():
         together = SlotDecoder(WHISPER, encoder_BSD, 20)
-        together(torch.cat([text_BN[:, :9], text_BN[:, :3]], dim=1), torch.zeros(3, dtype=torch.int64))  # in vain
+        together(torch.cat([text_BN[:, :9], text_BN[:, :3]], dim=1), torch.zeros(3, dtype=torch.int64))  # rejected
         together(text_BN[:, :8], torch.zeros(3, dtype=torch.int64))
         tokens_BL = torch.stack([row[start : start + 3] for row, start in zip(text_BN, starts, strict=True)])
         found_BLV = together(tokens_BL, torch.tensor(starts))
@@ -125,7 +129,7 @@ def test_real_texts_are_the_teachers(clips: list[np.ndarray], draft: str, option
     for found, expected in zip(ours, plain.transcribe(clips[:6], scores=True, **options), strict=True):
         assert (found.tokens, found.text) == (expected.tokens, expected.text)
         assert found.mean_logprob == pytest.approx(expected.mean_logprob, abs=1e-4)
-    assert runtime.acceptance.passes < runtime.acceptance.written, "some drafts were kept"
+    assert runtime.statistics.passes < runtime.statistics.written, "no drafted token was accepted"
 
 
 def test_timestamps_are_refused(clips: list[np.ndarray]) -> None:
@@ -135,12 +139,12 @@ def test_timestamps_are_refused(clips: list[np.ndarray]) -> None:
         transcriber.transcribe(clips[:1], timestamps=True)
 
 
-def test_logits_along_a_text_are_the_teachers(clips: list[np.ndarray]) -> None:
+def test_forced_logits_are_the_teachers(clips: list[np.ndarray]) -> None:
     teacher = load_model(TEACHER)
     runtime, plain = SpeculativeRuntime(teacher, teacher), TorchRuntime(teacher)
     transcriber = Transcriber(plain, TEACHER, "en")
     mel_BFT, prompt, text = transcriber.features(clips[:1]), transcriber.format.prompt, [40, 50, 60]
-    found, state = runtime.along(runtime.encode(mel_BFT), prompt, text), plain.encode(mel_BFT)
+    found, state = runtime.forced_logits(runtime.encode(mel_BFT), prompt, text), plain.encode(mel_BFT)
     for step, tokens in enumerate([prompt, text[:1], text[1:2]]):
         expected_1V, state = plain.step(np.array([tokens]), state)
         np.testing.assert_allclose(found[step], expected_1V, atol=1e-3)
@@ -153,14 +157,14 @@ def test_a_draft_with_other_tokens_or_mel_bins_is_refused(tmp_path: Path) -> Non
     with pytest.raises(UserError, match="expected 80 mel bins as"):
         open_speculative(TEACHER, tmp_path / "student", 1)
     file = tmp_path / "student" / "tokenizer.json"
-    told = json.loads(file.read_text())
-    told["added_tokens"][-1]["content"] = "<|other|>"
-    file.write_text(json.dumps(told))
+    tokenizer = json.loads(file.read_text())
+    tokenizer["added_tokens"][-1]["content"] = "<|other|>"
+    file.write_text(json.dumps(tokenizer))
     with pytest.raises(UserError, match="expected the vocabulary of"):
         open_speculative(TEACHER, tmp_path / "student", 1)
 
 
-def test_the_command_says_the_same_with_a_draft(speech: Path) -> None:
+def test_the_command_writes_the_same_text_with_a_draft(speech: Path) -> None:
     plain, drafted = (
         transcribe(TEACHER, speech / "test", "--runtime", "torch", *options) for options in ((), ("--draft", TEACHER))
     )

@@ -1,4 +1,4 @@
-"""Greedy decoding against `transformers.generate` on real speech-like audio, and the torch and ONNX faces of it."""
+"""Greedy decoding, compared with transformers' `generate` on synthesized speech."""
 
 from pathlib import Path
 from typing import Any
@@ -25,13 +25,13 @@ def test_texts_equal_transformers_generate(clips: list[np.ndarray]) -> None:
     model = load_model(TEACHER)
     ours = Transcriber(TorchRuntime(model), TEACHER, "en").transcribe(clips)
     features = WhisperFeatureExtractor.from_pretrained(TEACHER)(clips, sampling_rate=16_000, return_tensors="pt")
-    made = model.generate(features.input_features, language="en", task="transcribe")
-    theirs = WhisperTokenizer.from_pretrained(TEACHER).batch_decode(made, skip_special_tokens=True)
+    generated = model.generate(features.input_features, language="en", task="transcribe")
+    theirs = WhisperTokenizer.from_pretrained(TEACHER).batch_decode(generated, skip_special_tokens=True)
     assert [transcript.text for transcript in ours] == [text.strip() for text in theirs]
-    assert len({transcript.text for transcript in ours}) > 10, "the teacher hears different words"
+    assert len({transcript.text for transcript in ours}) > 10, "the clips have too few different texts"
 
 
-def test_a_batch_says_what_single_clips_say(clips: list[np.ndarray]) -> None:
+def test_a_batch_gives_the_texts_of_single_clips(clips: list[np.ndarray]) -> None:
     transcriber = Transcriber(TorchRuntime(load_model(TEACHER)), TEACHER, "en")
     together = transcriber.transcribe(clips[:6], scores=True)
     for clip, expected in zip(clips[:6], together, strict=True):
@@ -72,8 +72,8 @@ def test_timestamps_are_those_of_transformers(clips: list[np.ndarray]) -> None:
     transcriber = Transcriber(TorchRuntime(model), TEACHER, "en")
     ours = transcriber.transcribe(clips, timestamps=True)
     features = WhisperFeatureExtractor.from_pretrained(TEACHER)(clips, sampling_rate=16_000, return_tensors="pt")
-    made = model.generate(features.input_features, language="en", task="transcribe", return_timestamps=True)
-    theirs = WhisperTokenizer.from_pretrained(TEACHER).batch_decode(made, skip_special_tokens=True)
+    generated = model.generate(features.input_features, language="en", task="transcribe", return_timestamps=True)
+    theirs = WhisperTokenizer.from_pretrained(TEACHER).batch_decode(generated, skip_special_tokens=True)
     equal = [one.text == text.strip() for one, text in zip(ours, theirs, strict=True)]
     assert sum(equal) >= 0.9 * len(equal), "transformers stops where a segment is cut off and begins another window"
     for clip, transcript in zip(clips, ours, strict=True):
@@ -82,7 +82,7 @@ def test_timestamps_are_those_of_transformers(clips: list[np.ndarray]) -> None:
             assert text
 
 
-def test_previous_text_comes_first_and_is_not_said_again(clips: list[np.ndarray]) -> None:
+def test_previous_text_comes_before_the_prompt_and_is_cut_to_half(clips: list[np.ndarray]) -> None:
     seen = []
 
     class Watched(TorchRuntime):
@@ -92,15 +92,15 @@ def test_previous_text_comes_first_and_is_not_said_again(clips: list[np.ndarray]
 
     transcriber = Transcriber(Watched(load_model(TEACHER)), TEACHER, "en")
     transcriber.transcribe(clips[:1], previous="one two", max_tokens=3)
-    said = transcriber.tokenizer.encode(" one two", add_special_tokens=False).ids
-    assert seen[0].tolist() == [[transcriber.format.start_of_previous, *said, *transcriber.format.prompt]]
+    previous = transcriber.tokenizer.encode(" one two", add_special_tokens=False).ids
+    assert seen[0].tolist() == [[transcriber.format.start_of_previous, *previous, *transcriber.format.prompt]]
     long = "word " * 500
     transcriber.transcribe(clips[:1], previous=long, max_tokens=3)
     assert seen[3].shape[1] == transcriber.format.max_length // 2 + len(transcriber.format.prompt)
 
 
-def test_listening_gives_language_and_silence(clips: list[np.ndarray]) -> None:
+def test_language_and_silence_are_detected(clips: list[np.ndarray]) -> None:
     transcriber = Transcriber(TorchRuntime(load_model(TEACHER)), TEACHER, "en")
-    for language, no_speech in transcriber.listen(transcriber.features(clips[:2])):
-        assert language == "en"
-        assert 0 <= no_speech <= 1
+    for detected in transcriber.detect_language(transcriber.features(clips[:2])):
+        assert detected.language == "en"
+        assert 0 <= detected.no_speech_prob <= 1

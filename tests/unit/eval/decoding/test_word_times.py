@@ -1,4 +1,4 @@
-"""Word times: the path is the best there is, words are whole, heads are chosen by what they know."""
+"""Word times: the best path through the attention, splitting into words, silence, and the choice of heads."""
 
 import json
 import shutil
@@ -30,7 +30,7 @@ HEADS = [[3, 1], [2, 1], [1, 0]]
 
 
 def paths(tokens: int, positions: int) -> list[list[tuple[int, int]]]:
-    """Every way from the first cell to the last."""
+    """Return every path from the first cell to the last."""
     if (tokens, positions) == (1, 1):
         return [[(0, 0)]]
     before = [(tokens - 1, positions), (tokens, positions - 1), (tokens - 1, positions - 1)]
@@ -40,30 +40,30 @@ def paths(tokens: int, positions: int) -> list[list[tuple[int, int]]]:
 
 @given(st.integers(1, 4), st.integers(1, 5), st.integers(0, 10**6))
 @settings(deadline=None)
-def test_the_path_is_the_best_of_all(tokens: int, positions: int, seed: int) -> None:
-    gain_HNS = np.random.default_rng(seed).standard_normal((2, tokens, positions))
-    for gain_NS, starts_N in zip(gain_HNS, token_starts(gain_HNS), strict=True):
-        best = max(paths(tokens, positions), key=lambda path: sum(gain_NS[cell] for cell in path))
-        assert starts_N.tolist() == [min(place for token, place in best if token == row) for row in range(tokens)]
+def test_the_path_has_the_largest_sum_of_all(tokens: int, positions: int, seed: int) -> None:
+    score_HNS = np.random.default_rng(seed).standard_normal((2, tokens, positions))
+    for score_NS, starts_N in zip(score_HNS, token_starts(score_HNS), strict=True):
+        best = max(paths(tokens, positions), key=lambda path: sum(score_NS[cell] for cell in path))
+        assert starts_N.tolist() == [min(position for token, position in best if token == row) for row in range(tokens)]
 
 
 @given(arrays(np.float64, array_shapes(min_dims=3, max_dims=3, max_side=12), elements=st.integers(-2, 2)))
 @settings(deadline=None)
-def test_times_never_run_backwards(gain_HNS: np.ndarray) -> None:
-    starts_HN = token_starts(gain_HNS)
-    assert starts_HN.shape == gain_HNS.shape[:2]
+def test_starts_never_decrease(score_HNS: np.ndarray) -> None:
+    starts_HN = token_starts(score_HNS)
+    assert starts_HN.shape == score_HNS.shape[:2]
     assert (starts_HN[:, 0] == 0).all()
     assert (np.diff(starts_HN, axis=1) >= 0).all()
-    assert starts_HN.max() < gain_HNS.shape[2]
+    assert starts_HN.max() < score_HNS.shape[2]
 
 
 def attention(edges: list[int], seed: int = 0, noise: float = 0.02) -> np.ndarray:
-    """One head [1, N, S] that listens to each token from its edge to the next."""
+    """Return the weights [1, N, S] of a head that attends, for each token, to the span between two edges."""
     weights_1NS = noise * np.random.default_rng(seed).random((1, len(edges) - 1, edges[-1]))
     for token, (start, end) in enumerate(pairwise(edges)):
         weights_1NS[0, token, start:end] += 0.1
-    picture: np.ndarray = weights_1NS / weights_1NS.sum(axis=-1, keepdims=True)
-    return picture
+    normalized: np.ndarray = weights_1NS / weights_1NS.sum(axis=-1, keepdims=True)
+    return normalized
 
 
 @given(st.lists(st.integers(8, 30), min_size=2, max_size=12), st.integers(0, 100))
@@ -107,7 +107,7 @@ TOKENIZERS = [Tokenizer.from_file(str(TEACHER / "tokenizer.json")), pairs_tokeni
         (" ", []),
     ],
 )
-def test_words_are_parted_by_spaces(tokenizer: Tokenizer, text: str, words: list[str]) -> None:
+def test_words_are_split_at_spaces(tokenizer: Tokenizer, text: str, words: list[str]) -> None:
     tokens = tokenizer.encode(text, add_special_tokens=False).ids
     found = split_words(tokenizer, tokens)
     assert [word for word, _, _ in found] == words
@@ -115,7 +115,7 @@ def test_words_are_parted_by_spaces(tokenizer: Tokenizer, text: str, words: list
         assert tokenizer.decode(tokens[first:stop]).strip() == word
 
 
-def test_a_script_without_spaces_is_parted_where_tokens_are() -> None:
+def test_a_script_without_spaces_is_split_at_tokens() -> None:
     (single, pairs) = (
         split_words(tokenizer, tokenizer.encode("你好世界", add_special_tokens=False).ids) for tokenizer in TOKENIZERS
     )
@@ -126,7 +126,7 @@ def test_a_script_without_spaces_is_parted_where_tokens_are() -> None:
 
 @given(st.text(max_size=30))
 @settings(deadline=None)
-def test_no_letter_is_lost_and_no_token_taken_twice(text: str) -> None:
+def test_no_letter_is_lost_and_no_token_is_used_twice(text: str) -> None:
     tokenizer = TOKENIZERS[0]
     tokens = tokenizer.encode(f" {text}", add_special_tokens=False).ids
     found = split_words(tokenizer, tokens)
@@ -137,7 +137,7 @@ def test_no_letter_is_lost_and_no_token_taken_twice(text: str) -> None:
 
 @pytest.fixture(scope="module")
 def timed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The teacher with alignment heads."""
+    """The teacher's folder, with alignment heads."""
     folder = tmp_path_factory.mktemp("timed") / "model"
     shutil.copytree(TEACHER, folder)
     generation = json.loads((folder / "generation_config.json").read_text())
@@ -153,7 +153,7 @@ def transcriber(timed: Path) -> Transcriber:
 
 
 def test_words_follow_the_audio(transcriber: Transcriber, timed: Path, speech: Path) -> None:
-    timer = WordTimer.of(transcriber, timed)
+    timer = WordTimer.from_folder(transcriber, timed)
     samples = read_audio(speech / "train" / "000000.flac")
     silence = np.zeros(SAMPLE_RATE // 2, np.float32)
     tokens = transcriber.tokenizer.encode(" one two three", add_special_tokens=False).ids
@@ -170,25 +170,25 @@ def test_words_follow_the_audio(transcriber: Transcriber, timed: Path, speech: P
     assert transcriber.runtime.model.config._attn_implementation != "eager"  # type: ignore[attr-defined]
 
 
-def test_what_gives_no_word_times_says_what_to_do(transcriber: Transcriber, timed: Path, tmp_path: Path) -> None:
+def test_errors_without_word_times_say_what_to_do(transcriber: Transcriber, timed: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"expected alignment_heads .* found none; write them with `python -m distill"):
-        WordTimer.of(transcriber, TEACHER)
-    with pytest.raises(UserError, match="which --runtime torch alone gives"):
-        WordTimer.of(Transcriber.with_runtime(transcriber, None), timed)  # type: ignore[arg-type]
+        WordTimer.from_folder(transcriber, TEACHER)
+    with pytest.raises(UserError, match="which only --runtime torch gives"):
+        WordTimer.from_folder(Transcriber.with_runtime(transcriber, None), timed)  # type: ignore[arg-type]
     (tmp_path / "generation_config.json").write_text('{"alignment_heads": [[4, 0]]}')
     with pytest.raises(UserError, match=r"within 4 decoder layers of 3 heads, found \[\[4, 0\]\]"):
-        WordTimer.of(transcriber, tmp_path)
+        WordTimer.from_folder(transcriber, tmp_path)
 
 
-def test_the_command_tells_words_of_a_clip_and_of_what_is_longer(
+def test_the_command_prints_words_of_short_and_long_files(
     timed: Path, speech: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     clip = speech / "train" / "000000.flac"
     long = np.concatenate([read_audio(clip)] * 6)
     assert len(long) > 7 * SAMPLE_RATE
     soundfile.write(tmp_path / "long.wav", long, SAMPLE_RATE)
-    asked = ["transcribe", "--words", "--threads", "1", str(timed), str(clip)]
-    monkeypatch.setattr(sys, "argv", [*asked, str(tmp_path / "long.wav"), "--format", "json"])
+    arguments = ["transcribe", "--words", "--threads", "1", str(timed), str(clip)]
+    monkeypatch.setattr(sys, "argv", [*arguments, str(tmp_path / "long.wav"), "--format", "json"])
     transcribe.main()
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     for row in rows:
@@ -197,37 +197,35 @@ def test_the_command_tells_words_of_a_clip_and_of_what_is_longer(
         assert times == sorted(times)
         assert times[-1] <= row["seconds"] + 0.01
     assert rows[1]["words"][-1]["start"] > 7
-    monkeypatch.setattr(sys, "argv", [*asked, "--format", "srt", "--out", str(tmp_path)])
+    monkeypatch.setattr(sys, "argv", [*arguments, "--format", "srt", "--out", str(tmp_path)])
     transcribe.main()
     cues = (tmp_path / "000000.srt").read_text().strip().split("\n\n")
     assert [cue.splitlines()[-1] for cue in cues] == rows[0]["text"].split()
 
 
-def known(heads: list[np.ndarray], edges: list[int]) -> tuple[list[np.ndarray], list[JoinedClip]]:
-    """One string of a token a piece, as these heads [1, N, S] see it."""
+def clip_and_attention(heads: list[np.ndarray], edges: list[int]) -> tuple[list[np.ndarray], list[JoinedClip]]:
+    """Return the attention [H, N, S] of these heads [1, N, S] on a joined clip of one token per recording, and the clip."""
     spans = [(token, token + 1) for token in range(len(edges) - 1)]
     seconds = [(start / 50, end / 50) for start, end in pairwise(edges)]
     return [np.concatenate(heads)], [JoinedClip(np.zeros(320 * edges[-1]), [0] * len(spans), spans, seconds)]
 
 
-def test_the_head_that_knows_is_found_and_one_that_does_not_is_not_added() -> None:
+def test_an_exact_head_is_found_and_a_late_one_is_not_added() -> None:
     edges = [0, 30, 60, 75, 110]
     noise = np.random.default_rng(0).standard_normal((1, 4, 110))
     late = attention([0, 45, 75, 90, 110])
-    pictures, made = known([noise, attention(edges), late], edges)
-    chosen, error, alone = best_head_set(pictures, made)
+    chosen, error, alone = best_head_set(*clip_and_attention([noise, attention(edges), late], edges))
     assert chosen == [1]
     assert error == alone[1] <= 20
     assert alone[2] > 100
 
 
-def test_two_heads_that_know_a_half_each_are_chosen_together() -> None:
+def test_two_heads_that_are_each_exact_for_a_half_are_chosen_together() -> None:
     edges = [0, 30, 60, 75, 110]
     first, second = attention(edges, noise=0.0), attention(edges, noise=0.0)
     first[:, 2:], second[:, :2] = 0.0, 0.0
     noise = np.random.default_rng(0).random((1, 4, 110))
-    pictures, made = known([first, noise, second], edges)
-    chosen, error, alone = best_head_set(pictures, made)
+    chosen, error, alone = best_head_set(*clip_and_attention([first, noise, second], edges))
     assert sorted(chosen) == [0, 2]
     assert error <= 20
     assert alone.min() > 0
@@ -244,31 +242,31 @@ def test_speech_is_found_within_a_recording() -> None:
     assert loud_range(np.zeros(10, np.float32)) == (0.0, 0.01)
 
 
-def test_strings_know_where_their_pieces_are(transcriber: Transcriber, speech: Path) -> None:
+def test_joined_clips_give_the_spans_of_their_recordings(transcriber: Transcriber, speech: Path) -> None:
     rows = [json.loads(line) for line in (speech / "train" / "metadata.jsonl").read_text().splitlines()]
     changes: dict[str, Any] = {"speaker": "one"}
     labels = [
         label(row["file_name"], audio=str(speech / "train" / row["file_name"]), seconds=1.0, **changes) for row in rows
     ]
-    made = list(joined_clips(labels, transcriber, clips=3, seed=0))
-    assert len(made) == 3
-    for one in made:
-        assert 2 <= len(one.spans) == len(one.seconds) <= 8
-        said = [transcriber.tokenizer.decode(one.tokens[first:stop]) for first, stop in one.spans]
-        assert said == ["text"] * len(one.spans)
-        for start, end in one.seconds:
-            inside = one.samples[round(start * SAMPLE_RATE) : round(end * SAMPLE_RATE)]
+    clips = list(joined_clips(labels, transcriber, clips=3, seed=0))
+    assert len(clips) == 3
+    for clip in clips:
+        assert 2 <= len(clip.token_spans) == len(clip.speech_spans) <= 8
+        texts = [transcriber.tokenizer.decode(clip.tokens[first:stop]) for first, stop in clip.token_spans]
+        assert texts == ["text"] * len(clip.token_spans)
+        for start, end in clip.speech_spans:
+            inside = clip.samples[round(start * SAMPLE_RATE) : round(end * SAMPLE_RATE)]
             assert np.abs(inside[:160]).max() > 0
-            assert np.square(inside).mean() > np.square(one.samples).mean() / 10
+            assert np.square(inside).mean() > np.square(clip.samples).mean() / 10
     with pytest.raises(UserError, match=r"expected kept training labels of less than 3.5 s, .* found 0"):
         list(joined_clips([label("a", seconds=5.0)], transcriber, clips=3, seed=0))
 
 
-def test_a_pause_lies_between_pieces() -> None:
-    piece = np.ones(1600, np.float32)
-    one = join_recordings([piece, piece], ["a b", "c"], TOKENIZERS[0], np.random.default_rng(0), 0.5)
-    (first, end), (second, _) = one.seconds
+def test_there_is_a_pause_between_joined_recordings() -> None:
+    recording = np.ones(1600, np.float32)
+    clip = join_recordings([recording, recording], ["a b", "c"], TOKENIZERS[0], np.random.default_rng(0), 0.5)
+    (first, end), (second, _) = clip.speech_spans
     assert (first, end) == (0.0, 0.1)
     assert 0.1 < second < 0.6
-    assert one.samples[round((end + second) / 2 * SAMPLE_RATE)] == 0
-    assert [TOKENIZERS[0].decode(one.tokens[start:stop]) for start, stop in one.spans] == ["a b", "c"]
+    assert clip.samples[round((end + second) / 2 * SAMPLE_RATE)] == 0
+    assert [TOKENIZERS[0].decode(clip.tokens[start:stop]) for start, stop in clip.token_spans] == ["a b", "c"]

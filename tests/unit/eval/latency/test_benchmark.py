@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,25 +15,34 @@ from hypothesis import strategies as st
 from eval.audio.recordings import read_audio
 from eval.decoding.systems import System
 from eval.decoding.transcriber import Transcriber
-from eval.latency.measuring import BenchmarkRunner, merge_measurements, run_task
-from eval.latency.operator_placement import _litert, operator_placement
+from eval.latency.latency_rows import EmulatedRun, LatencyRow, MeasuringTask, Percentiles
+from eval.latency.measuring import BenchmarkRunner, MemoryCapReached, merge_measurements, run_task, settle_emulated
+from eval.latency.operator_placement import _litert_operators, operator_placement
 from eval.latency.timing import TimedRuntime, pass_to_pass_range, token_at
 from eval.runtimes.process_memory import out_of_memory
 from eval.runtimes.torch_runtime import TorchRuntime, load_model
 from recipes.core.errors import RunError
-from recipes.schema.device_budget import MeasurementSettings
-from recipes.schema.recipe import Recipe, validate_recipe
+from recipes.schema.benchmark_section import BenchmarkSection
+from recipes.schema.device_budget import BudgetLimits, DeviceBudget, MeasurementSettings
 from tests.conftest import ROOT, TEACHER
 
 GREEDY = "import json, time; held = bytearray({mb} * 10**6); time.sleep(0.2); print(json.dumps({{'held': len(held)}}))"
 
 
 def test_what_takes_more_than_the_cap_does_not_fit() -> None:
-    found = run_task([sys.executable, "-c", GREEDY.format(mb=400)], "a", {}, MeasurementSettings(1, 200.0))
-    assert found["fits"] is False
-    assert found["clip_ms"] is None
-    assert found["peak_rss_mb"] > 200
-    assert "the cap is 200 MB" in found["reason"]
+    with pytest.raises(MemoryCapReached, match="the cap is 200 MB") as caught:
+        run_task([sys.executable, "-c", GREEDY.format(mb=400)], "a", {}, MeasurementSettings(1, 200.0))
+    assert caught.value.reached_mb > 200
+
+
+def test_a_system_over_the_cap_has_a_row_that_does_not_fit() -> None:
+    runner = BenchmarkRunner(BenchmarkSection(), [], "en")
+    system = System("teacher", "teacher", "torch", "fp32", TEACHER)
+    row = runner.measure(system, MeasurementSettings(1, 10.0))
+    assert (row.fits, row.clip_ms, row.rtf) == (False, None, None)
+    assert row.peak_rss_mb > 10
+    assert row.reason is not None
+    assert "the cap is 10 MB" in row.reason
 
 
 def test_what_stays_below_the_cap_is_measured() -> None:
@@ -69,62 +79,69 @@ def test_want_of_memory_is_known_by_what_libraries_say(said: str) -> None:
     assert not out_of_memory(RuntimeError("shapes do not match"))
 
 
-def recipe(tmp_path: Path, repeats: int = 2) -> Recipe:
-    budget = tmp_path / "b.yaml"
-    budget.write_text("{name: b, description: d, source: s, limits: {clip_p95_ms: 300}}")
-    return validate_recipe(
-        {"name": "x", "teacher": {"model": "m"}, "corpus": {"sources": [{"audio": "a"}]},
-         "student": {"decoder_layers": 1}, "benchmark": {"repeats": repeats}, "budget": {"device": budget}}, "here",
+BUDGET = DeviceBudget(name="b", description="d", source="s", limits=BudgetLimits(clip_p95_ms=300))
+SYSTEMS = [System("a", "export", "onnx", "fp32", Path())]
+
+
+def row(p95: float, low: float, high: float) -> LatencyRow:
+    return LatencyRow(
+        name="a", role="export", runtime="onnx", precision="fp32", size_mb=1.0, peak_rss_mb=100.0,
+        clip_ms=Percentiles(p95 / 2, p95, p95), rtf=0.1, noise={"clip_p95_ms": (low, high), "rtf": (0.1, 0.1)},
     )  # fmt: skip
 
 
-def row(p95: float, low: float, high: float) -> dict[str, Any]:
-    return {"name": "a", "role": "export", "size_mb": 1.0, "clip_ms": {"p50": p95 / 2, "p95": p95}, "rtf": 0.1,
-            "peak_rss_mb": 100.0, "noise": {"clip_p95_ms": [low, high], "rtf": [0.1, 0.1]}}  # fmt: skip
-
-
 class Scripted(BenchmarkRunner):
-    """Measures what it is told."""
+    """Returns prepared rows instead of measuring."""
 
-    def __init__(self, recipe: Recipe, rows: list[dict[str, Any]]):
-        super().__init__(recipe, [])
-        self.rows = rows
+    prepared: list[LatencyRow]
 
-    def measure(self, system: System, wanted: MeasurementSettings | None = None) -> dict[str, Any]:  # noqa: ARG002
-        return self.rows.pop(0)
+    def measure(self, system: System, settings: MeasurementSettings | None = None) -> LatencyRow:  # noqa: ARG002
+        return self.prepared.pop(0)
 
 
-SYSTEM = {"a": System("a", "export", "onnx", "fp32", Path())}
+def scripted(*rows: LatencyRow, repeats: int = 2) -> Scripted:
+    runner = Scripted(BenchmarkSection(repeats=repeats), [], "en")
+    object.__setattr__(runner, "prepared", list(rows))
+    return runner
 
 
-def test_a_variant_near_its_limit_is_measured_again(tmp_path: Path) -> None:
-    bench, rows = Scripted(recipe(tmp_path), [row(290, 1, 2), row(320, 1, 2)]), [row(295, 285, 310)]
-    bench.settle(SYSTEM, rows, [], 1.0)
-    assert [found["clip_p95_ms"] for found in rows[0]["measurements"]] == [295, 290, 320]
-    assert rows[0]["clip_ms"]["p95"] == 295, "the median measurement stands for all"
-    assert rows[0]["noise"]["clip_p95_ms"] == [290, 320]
-    bench.settle(SYSTEM, rows, [], 1.0)
-    assert not bench.rows, "what was repeated once stays as it is, however unsafe"
+def test_a_system_close_to_its_limit_is_measured_again() -> None:
+    runner = scripted(row(290, 1, 2), row(320, 1, 2))
+    (settled,) = runner.settle(SYSTEMS, [row(295, 285, 310)], [BUDGET], None, 1.0)
+    assert settled.measurements is not None
+    assert [measurement.clip_p95_ms for measurement in settled.measurements] == [295, 290, 320]
+    assert settled.clip_p95_ms == 295, "the median measurement is taken"
+    assert settled.noise is not None
+    assert settled.noise["clip_p95_ms"] == (290, 320)
+    assert runner.settle(SYSTEMS, [settled], [BUDGET], None, 1.0) == [settled], "repeated once, however close"
+    assert not runner.prepared
 
 
-def test_a_variant_far_from_its_limit_is_not(tmp_path: Path) -> None:
-    rows = [row(100, 90, 110)]
-    Scripted(recipe(tmp_path), []).settle(SYSTEM, rows, [], 1.05)
-    assert "measurements" not in rows[0]
-    rows = [row(295, 285, 310)]
-    Scripted(recipe(tmp_path, repeats=0), []).settle(SYSTEM, rows, [], 1.0)
-    assert "measurements" not in rows[0]
+def test_a_system_far_from_its_limit_is_not() -> None:
+    (far,) = scripted().settle(SYSTEMS, [row(100, 90, 110)], [BUDGET], None, 1.05)
+    assert far.measurements is None
+    (close,) = scripted(repeats=0).settle(SYSTEMS, [row(295, 285, 310)], [BUDGET], None, 1.0)
+    assert close.measurements is None
 
 
-def test_drift_of_the_baseline_counts_as_noise(tmp_path: Path) -> None:
-    rows = [row(280, 279, 281)]
-    Scripted(recipe(tmp_path), [row(270, 1, 2), row(290, 1, 2)]).settle(SYSTEM, rows, [], 1.1)
-    assert rows[0]["noise"]["clip_p95_ms"] == [270, 290]
+def test_drift_of_the_baseline_counts_as_noise() -> None:
+    runner = scripted(row(270, 1, 2), row(290, 1, 2))
+    (settled,) = runner.settle(SYSTEMS, [row(280, 279, 281)], [BUDGET], None, 1.1)
+    assert settled.noise is not None
+    assert settled.noise["clip_p95_ms"] == (270, 290)
+
+
+def test_only_the_budgets_of_an_emulated_run_judge_it() -> None:
+    run = EmulatedRun(["b"], 1, None, [row(295, 285, 310)])
+    other = BUDGET.model_copy(update={"name": "c"})
+    assert settle_emulated(scripted(), SYSTEMS, run, [other], 1.0) == run
+    settled = settle_emulated(scripted(row(290, 1, 2), row(320, 1, 2)), SYSTEMS, run, [other, BUDGET], 1.0)
+    assert settled.variants[0].measurements is not None
 
 
 def test_of_repeated_measurements_one_that_does_not_fit_decides() -> None:
-    ended = {**row(1, 1, 1), "fits": False, "clip_ms": None}
-    assert merge_measurements([row(100, 90, 110), ended]) is ended
+    over_cap = replace(row(1, 1, 1), fits=False, clip_ms=None)
+    assert merge_measurements([row(100, 90, 110), over_cap]) is over_cap
 
 
 @given(st.lists(st.floats(0.001, 1), min_size=1, max_size=30), st.integers(1, 5))
@@ -135,7 +152,7 @@ def test_noise_is_what_passes_differ_by(whole: list[float], clips: int) -> None:
         return
     assert found is not None
     passes = [sum(whole[at : at + clips]) / clips for at in range(0, len(whole) - clips + 1, clips)]
-    assert found["rtf"] == pytest.approx([min(passes), max(passes)])
+    assert found["rtf"] == pytest.approx((min(passes), max(passes)))
     steady = pass_to_pass_range(whole[:clips] * 3, [1.0] * 3 * clips, clips)
     assert steady is not None
     for low, high in steady.values():
@@ -147,20 +164,22 @@ def clips(speech: Path) -> list[str]:
     return [str(file) for file in sorted((speech / "test").glob("*.flac"))]
 
 
-def task(folder: Path, runtime: str, precision: str, clips: list[str]) -> dict[str, Any]:
-    return {"folder": str(folder), "runtime": runtime, "precision": precision, "clips": [[clip] for clip in clips],
-            "threads": 1, "runs": 6, "warmup": 1, "tokens": None, "language": "en", "task": "transcribe"}  # fmt: skip
+def task(folder: Path, runtime: str, precision: str, clips: list[str]) -> MeasuringTask:
+    return MeasuringTask(
+        folder=str(folder), runtime=runtime, precision=precision, threads=1, clips=[[clip] for clip in clips], runs=6,
+        warmup=1, tokens=None, language="en", task="transcribe",
+    )  # fmt: skip
 
 
 def test_clients_share_one_process(clips: list[str]) -> None:
-    command = [sys.executable, "-m", "eval.latency.concurrency"]
-    given = task(TEACHER, "torch", "fp32", clips) | {"clients": 3}
-    found = run_task(command, "teacher", given, MeasurementSettings(1, None))
-    assert (found["clients"], found["sessions"], found["requests"]) == (3, 1, 6)
-    assert found["p50_ms"] <= found["p95_ms"]
-    assert found["tokens_per_s"] > found["requests_per_s"], "a text has several tokens"
-    # Three wait at one session, and each at last for all three.
-    assert found["mean_ms"] > 1e3 / found["requests_per_s"]
+    section = BenchmarkSection(threads=1, runs=6, warmup=1, clients=[3])
+    runner = BenchmarkRunner(section, [[clip] for clip in clips], "en")
+    (found,) = runner.concurrency(System("teacher", "teacher", "torch", "fp32", TEACHER))
+    assert (found.name, found.clients, found.sessions, found.requests) == ("teacher", 3, 1, 6)
+    assert found.p50_ms <= found.p95_ms
+    assert found.tokens_per_s > found.requests_per_s, "a text has several tokens"
+    # Three clients wait for one session, and in the end each waits for the requests of all three.
+    assert found.mean_ms > 1e3 / found.requests_per_s
 
 
 def test_a_token_is_timed_as_far_along_the_cache_as_the_model_goes(clips: list[str]) -> None:
@@ -177,10 +196,10 @@ def test_a_token_is_timed_as_far_along_the_cache_as_the_model_goes(clips: list[s
 
     timed.runtime.step = watched  # type: ignore[method-assign]
     near = token_at(10, transcriber, timed, read_audio(clips[0]), rounds=1)
-    assert near["cache"] == 10
+    assert near.cache == 10
     assert seen[-5:] == [8, 9, 10, 11, 12]
     far = token_at(200, transcriber, timed, read_audio(clips[0]), rounds=1)
-    assert far["cache"] == seen[-3] == transcriber.format.max_length - 4, "the model holds 128"
+    assert far.cache == seen[-3] == transcriber.format.max_length - 4, "the model holds 128"
 
 
 def test_onnx_runtime_tells_where_its_operators_ran(tmp_path: Path, clips: list[str]) -> None:
@@ -194,9 +213,9 @@ def test_onnx_runtime_tells_where_its_operators_ran(tmp_path: Path, clips: list[
     transcriber = Transcriber(OnnxRuntime(tmp_path, "int8", 1), tmp_path, "en")
     rows = operator_placement(task(tmp_path, "onnx", "int8", clips), transcriber, read_audio(clips[0]))
     assert rows is not None
-    assert {(row["part"], row["place"]) for row in rows} == {("encoder", "CPU"), ("decoder", "CPU")}
-    assert sum(row["count"] for row in rows if row["op"] == "Conv") == 2, "the encoder's two convolutions, each once"
-    quantised = {row["op"] for row in rows if "int8" in row["precision"]}
+    assert {(row.part, row.place) for row in rows} == {("encoder", "CPU"), ("decoder", "CPU")}
+    assert sum(row.count for row in rows if row.op == "Conv") == 2, "the encoder's two convolutions, each once"
+    quantised = {row.op for row in rows if "int8" in row.precision}
     assert quantised & {"MatMulIntegerToFloat", "DynamicQuantizeMatMul", "MatMulInteger"}
 
 
@@ -217,5 +236,5 @@ def test_what_a_litert_delegate_took_lies_between_its_inputs_and_outputs() -> No
                 for index, (name, given, made) in enumerate(ops)
             ]
 
-    places = {op: place for op, _, place in _litert(Listed())}
+    places = {op: place for op, _, place in _litert_operators(Listed())}
     assert places == {"EMBEDDING": "CPU", "FC": "CPU XNNPACK", "ADD": "CPU XNNPACK", "TOPK": "CPU"}

@@ -5,7 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eval.reporting.plots import Point, place_labels, scatter
-from eval.reporting.report_page import format_figure, highlight_differences, render_page
+from eval.reporting.report_data import ReportData
+from eval.reporting.report_page import highlight_differences, render_page
+from eval.reporting.verdict_text import format_figure
+from recipes.core.typed_json import parse_json
 
 MACHINE = {
     "cpu": "A CPU",
@@ -22,6 +25,11 @@ BARE = {
     "commit": None,
     "machine": MACHINE,
 }
+
+
+def page_of(report: dict[str, Any], clips: dict[str, str]) -> str:
+    """Render a report given as the contents of report.json."""
+    return render_page(parse_json(ReportData, report, "report.json"), clips)
 
 
 RATE = {"value": 12.3, "low": 10.0, "high": 14.5}
@@ -63,7 +71,7 @@ def full() -> dict[str, Any]:
         for name, role in roles.items()
     ]  # fmt: skip
     variants = [
-        {"name": name, "role": role, "size_mb": 5.0 * index + 3, "cold_s": 0.4, "rtf": 0.02, "speedup": 4.0 - index,
+        {"name": name, "role": role, "runtime": "torch", "precision": "fp32", "size_mb": 5.0 * index + 3, "cold_s": 0.4, "rtf": 0.02, "speedup": 4.0 - index,
          "speedup_interval": [3.9 - index, 4.1 - index],
          "peak_rss_mb": 120.0, "clip_ms": spread_ms(10.0 * (index + 1)), "mel_ms": spread_ms(1.0),
          "encoder_ms": spread_ms(4.0), "first_token_ms": spread_ms(6.0), "token_ms": None}
@@ -71,7 +79,7 @@ def full() -> dict[str, Any]:
     ]  # fmt: skip
     part = {"max_abs": 1e-5, "mean_abs": 1e-6, "psnr_db": 120.0}
     rows = [{"limit": "peak memory", "unit": "MB", "allowed": 500.0, "measured": 120.0, "kept": True, "low": 120.0,
-             "high": 120.0, "safe": True, "note": ""}]  # fmt: skip
+             "high": 120.0, "safe": True, "note": "", "key": "peak_rss_mb"}]  # fmt: skip
     sizes = {"encoder": 1.9, "decoder": 2.5}
     doubtful = {
         "id": "an4/7",
@@ -113,7 +121,7 @@ def full() -> dict[str, Any]:
 
 
 def test_a_full_report_shows_every_system_and_loads_nothing_from_elsewhere() -> None:
-    page = render_page(full(), {})
+    page = page_of(full(), {})
     for name in (
         "teacher-torch-fp32",
         "student-torch-fp32",
@@ -133,12 +141,12 @@ def test_a_full_report_shows_every_system_and_loads_nothing_from_elsewhere() -> 
     assert not re.search(r"@import|url\(\s*['\"]?http", page)
 
 
-def test_another_run_stands_beside() -> None:
+def test_another_run_is_shown_for_comparison() -> None:
     report = full()
     other = {"name": "small-shape", "student": report["student"], "latency": report["latency"] | {"fixed_tokens": 50}}
-    page = render_page(report | {"beside": [other]}, {})
-    assert "Beside: small-shape" in page
-    assert page.index("50 tokens each") > page.index("Beside: small-shape")
+    page = page_of(report | {"beside": [other]}, {})
+    assert "For comparison: the run small-shape" in page
+    assert page.index("50 tokens each") > page.index("For comparison: the run small-shape")
 
 
 def test_compression_and_healing_are_shown() -> None:
@@ -148,7 +156,7 @@ def test_compression_and_healing_are_shown() -> None:
               "fc2": {"of": 192, "rank": 192, "replaced": False, "kept": 1.0}}  # fmt: skip
     small = student | {"name": "low_rank", "encoder_macs_m": 473.1, "options": {"preset": "fast"}, "layers": layers}
     report |= {"compression": {"command": "c", "steps": [student, small]}, "healing": report["training"]}
-    page = render_page(report, {})
+    page = page_of(report, {})
     assert "preset fast<small>1 of 2 layers replaced, ranks 48 to 48</small>" in page
     assert "WER on validation audio during healing" in page
     assert page.count("<svg") == 8
@@ -157,12 +165,13 @@ def test_compression_and_healing_are_shown() -> None:
 def test_devices_clients_and_operators_are_shown() -> None:
     report = full()
     capped = {"limit": "memory cap", "unit": "MB", "allowed": 90.0, "measured": 120.0, "low": None, "high": None,
-              "kept": False, "safe": True, "note": "does not fit: ended at 120 MB"}  # fmt: skip
+              "kept": False, "safe": True, "note": "does not fit: ended at 120 MB", "key": "memory_cap"}  # fmt: skip
     near = {**report["budget"]["verdicts"][0]["rows"][0], "low": 480.0, "high": 520.0, "safe": False, "note": "unsafe"}
     other = report["budget"] | {
         "device": "phone", "required": False, "kept": False, "cheapest": None,
-        "emulation": {"text": "An emulation: so."},
-        "verdicts": [{"artefact": "onnx-int8", "kept": False, "safe": True, "rows": [capped]},
+        "emulation": {"cpu": "A CPU", "device_cpu": "an Arm CPU", "threads": 1, "threads_of_device": 1, "memory_mb": 90.0,
+                      "factor": None, "text": "An emulation: so."},
+        "verdicts": [{"artefact": "onnx-int8", "kept": False, "safe": True, "fits": False, "rows": [capped]},
                      {"artefact": "onnx-fp16", "kept": True, "safe": False, "rows": [near]}],
     }  # fmt: skip
     report["other_budgets"] = [other]
@@ -179,22 +188,22 @@ def test_devices_clients_and_operators_are_shown() -> None:
                          "p50_ms": 40.0, "p95_ms": 55.0, "requests_per_s": 98.0, "tokens_per_s": 1234.0,
                          "peak_rss_mb": 140.0}],
     }  # fmt: skip
-    page = render_page(report, {})
+    page = page_of(report, {})
     for said in (
-        "phone: missed by every artefact", "An emulation: so.", "does not fit", "ended at 120 MB", "kept, unsafe",
-        "480 to 520, unsafe", "at 124", "2 CPU float", "1234",
+        "phone: missed by every artefact", "An emulation: so.", "does not fit", "ended at 120 MB", "kept, within noise",
+        "480 to 520, within noise", "at 124", "2 CPU float", "1234",
     ):  # fmt: skip
         assert said in page, said
 
 
 def test_transcripts_are_escaped() -> None:
-    assert "<script>" not in render_page(full(), {})
+    assert "<script>" not in page_of(full(), {})
     assert highlight_differences("a b", "a <b>") == "a <del>b</del> <ins>&lt;b&gt;</ins>"
 
 
 def test_the_page_is_the_same_each_time_and_its_ids_are_unique() -> None:
-    page = render_page(full(), {})
-    assert page == render_page(full(), {})
+    page = page_of(full(), {})
+    assert page == page_of(full(), {})
     ids = re.findall(r'\bid="([^"]+)"', page)
     assert len(ids) == len(set(ids))
     targets = set(re.findall(r'(?:href="#|url\(#)([^")]+)', page))
@@ -202,7 +211,7 @@ def test_the_page_is_the_same_each_time_and_its_ids_are_unique() -> None:
 
 
 def test_a_bare_report_renders() -> None:
-    assert "bare" in render_page(BARE, {})
+    assert "bare" in page_of(BARE, {})
 
 
 def test_figures_are_readable() -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from eval.audio.noise import COLOURS, load_noise, root_mean_square
 from eval.audio.utterances import Utterance
+from eval.scoring.accuracy_rows import WorseClip
 from eval.scoring.conditions import (
     Condition,
     TestClip,
@@ -23,7 +24,7 @@ from eval.scoring.conditions import (
 from eval.scoring.error_rates import normalizer
 from eval.scoring.scorer import Scorer
 from recipes.core.errors import UserError
-from recipes.schema.eval_section import EvalSection, LongFormOptions, NoiseOptions
+from recipes.schema.eval_section import LongFormOptions, NoiseOptions
 from tests.conftest import TEACHER
 
 
@@ -116,7 +117,7 @@ def scored(
     references: list[str], teacher: list[str], mine: list[str], **more: Any
 ) -> tuple[Scorer, Condition, dict[str, list[str]], dict[str, list[str]]]:
     clips = [TestClip(str(index), "s", 1.0, text, lambda: np.zeros(1)) for index, text in enumerate(references)]
-    scorer = Scorer(EvalSection(bootstrap=100), 0, normalizer("basic", TEACHER))
+    scorer = Scorer(100, 0, normalizer("basic", TEACHER))
     return scorer, Condition("", clips), {"": mine, **more}, {"": teacher}
 
 
@@ -126,10 +127,11 @@ def test_regressions_are_counted_clip_by_clip_and_the_worst_come_first() -> None
         references, ["One two", "tree", "four", "five"], ["on to", "three", "for", "five"]
     )
     found = scorer.regression(test, mine, teacher)
-    assert (found["clips"], found["worse"], found["better"]) == (4, 0.5, 0.25)
-    assert [(row["id"], row["teacher_errors"], row["errors"]) for row in found["worst"]] == [("0", 0, 2), ("2", 0, 1)]
-    assert found["worst"][0] == {"id": "0", "set": "s", "reference": "one two", "teacher": "one two", "text": "on to",
-                                 "errors": 2, "teacher_errors": 0, "words": 2}  # fmt: skip
+    assert (found.clips, found.worse, found.better) == (4, 0.5, 0.25)
+    assert [(row.id, row.teacher_errors, row.errors) for row in found.worst] == [("0", 0, 2), ("2", 0, 1)]
+    assert found.worst[0] == WorseClip(
+        id="0", set="s", reference="one two", teacher="one two", text="on to", errors=2, teacher_errors=0, words=2
+    )
 
 
 def test_invented_words_are_counted() -> None:
@@ -137,9 +139,10 @@ def test_invented_words_are_counted() -> None:
     scorer, test, mine, _ = scored(references, references, said, alone=["", "thank you"])
     silence = Condition("alone", [TestClip(name, "", 6.0, "", lambda: np.zeros(1)) for name in ("silence", "pink-0")])
     found = scorer.hallucination(test, silence, mine)
-    assert found["insertion_rate"]["value"] == pytest.approx(100 * 4 / 5)
-    assert (found["loops"], found["looping"][0]["id"]) == (1, "1"), "what is said three times is no loop"
-    assert (found["alone"]["with_words"], found["alone"]["words"], found["alone"]["words_per_minute"]) == (1, 2, 10.0)
+    assert found.insertion_rate.value == pytest.approx(100 * 4 / 5)
+    assert (found.loops, found.looping[0].id) == (1, "1"), "what is said three times is no loop"
+    assert found.alone is not None
+    assert (found.alone.with_words, found.alone.words, found.alone.words_per_minute) == (1, 2, 10.0)
 
 
 def test_a_joined_recording_is_held_against_its_utterances_one_by_one() -> None:
@@ -148,6 +151,6 @@ def test_a_joined_recording_is_held_against_its_utterances_one_by_one() -> None:
         "long-chunked", [TestClip("j", "s", 2.0, "one two", lambda: np.zeros(1), parts=(0, 1))], "chunked"
     )
     found = scorer.long_form([whole], mine)["s"]
-    assert {mode: (row["wer"]["value"], row["substitutions"], row["insertions"]) for mode, row in found.items()} == {
+    assert {mode: (row.wer.value, row.substitutions, row.insertions) for mode, row in found.items()} == {
         "chunked": (50.0, 0, 1), "separate": (50.0, 1, 0)
     }  # fmt: skip

@@ -1,0 +1,1 @@
+"""What `sottovoce new` looks at before it writes a recipe: the audio, the machine and the teacher."""

@@ -1,0 +1,86 @@
+"""Write a recipe as YAML with a comment above every value that needs a reason."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from textwrap import wrap
+from typing import Any
+
+import yaml
+
+from recipes.core.atomic_files import atomic_write
+from recipes.core.errors import UserError
+from recipes.engine.check import check_recipe
+from recipes.schema.recipe import validate_recipe
+
+LINE = 110
+"""Longest line of a comment, in characters."""
+
+
+@dataclass(frozen=True)
+class RecipeDraft:
+    """The values of a recipe that is about to be written, and why they were chosen."""
+
+    values: Mapping[str, Any]
+    """The recipe's sections. Keys whose value is None are left out of the file."""
+    reasons: Mapping[str, str]
+    """Comment by dotted key, for example `train.learning_rate`."""
+    header: Sequence[str]
+    """Comment lines at the top of the file, below the command that runs it."""
+
+
+def refuse_existing(path: Path, option: str) -> None:
+    """Raise UserError where there is a file at `path`; `option` names what the user may change."""
+    if path.exists():
+        raise UserError(f"{option}: expected no file at {path}, found one; choose another path or remove the file")
+
+
+def write_recipe(path: Path, draft: RecipeDraft, option: str = "--write") -> list[str]:
+    """Check the draft, write it to `path` and return the lines of `sottovoce check`.
+
+    Raises UserError where the file exists already or the values are not a valid recipe. Nothing is written then.
+    """
+    refuse_existing(path, option)
+    estimates = check_recipe(validate_recipe(_without_none(draft.values), str(path)))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path) as beside:
+        beside.write_text(recipe_text(path, draft))
+    return estimates
+
+
+def recipe_text(path: Path, draft: RecipeDraft) -> str:
+    """Return the YAML text of a draft, as `write_recipe` writes it to `path`."""
+    header = "".join(f"# {line}\n" for line in [f"sottovoce run {path}", *draft.header])
+    return header + _section(_without_none(draft.values), draft.reasons, prefix="", indent="")
+
+
+def _section(values: Mapping[str, Any], reasons: Mapping[str, str], *, prefix: str, indent: str) -> str:
+    """Return the lines of one mapping, each value below the comment that explains it."""
+    lines = []
+    for key, value in values.items():
+        dotted = f"{prefix}{key}"
+        lines += [f"{indent}# {line}\n" for line in wrap(reasons.get(dotted, ""), LINE - len(indent))]
+        if isinstance(value, Mapping) and value:
+            lines.append(f"{indent}{key}:\n")
+            lines.append(_section(value, reasons, prefix=f"{dotted}.", indent=f"{indent}  "))
+        elif isinstance(value, list) and value and isinstance(value[0], Mapping):
+            lines.append(f"{indent}{key}:\n")
+            lines += [f"{indent}  - {_inline(item)}\n" for item in value]
+        else:
+            lines.append(f"{indent}{key}: {_inline(value)}\n")
+    return "".join(lines)
+
+
+def _inline(value: Any) -> str:
+    """Return a value as YAML on one line."""
+    text = yaml.safe_dump(value, default_flow_style=True, width=10_000, sort_keys=False, allow_unicode=True)
+    return text.removesuffix("...\n").rstrip()
+
+
+def _without_none(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values without those that are None, at every depth of mappings."""
+    return {
+        key: _without_none(value) if isinstance(value, Mapping) else value
+        for key, value in values.items()
+        if value is not None
+    }
