@@ -10,7 +10,6 @@ A plan cannot know the word error rate (WER): that takes training, and the repor
 """
 
 import argparse
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,12 +17,13 @@ from distill.planning.choice import StudentOption, judge_candidate, largest_opti
 from distill.planning.cost_model import FittedCosts, PredictionErrors
 from distill.planning.option_text import errors_sentence, option_sentence, options_table
 from distill.planning.plan_request import emulation_of_device, requested_artefacts, requested_space
-from distill.planning.recipe_writing import refuse_existing, write_recipe
+from distill.planning.planned_recipe import draft_planned_recipe
 from distill.planning.search_space import PlannedTeacher
 from distill.planning.shape_timings import ShapeTimings
 from recipes.core.errors import BudgetMissed, run_main
 from recipes.core.logs import log
-from recipes.core.machine import describe_machine
+from recipes.core.machine import describe_machine, usable_cores
+from recipes.engine.recipe_writer import refuse_existing, run_name, write_recipe
 from recipes.schema.device_budget import DeviceBudget, load_budget
 
 MAX_CONFIRMATIONS = 5
@@ -35,11 +35,11 @@ def main() -> None:
     # 1. Read what is asked for: the budget, the teacher, and the values that a student's shape may take.
     args = _arguments()
     if args.write:
-        refuse_existing(args.write)
+        refuse_existing(args.write, "--write")
     budget, artefacts = load_budget(args.budget), requested_artefacts(args.artefacts)
     teacher = PlannedTeacher.find(args.teacher, args.vocabulary, args.language)
     space = requested_space(args, teacher)
-    threads = min(budget.threads or 2, len(os.sched_getaffinity(0)))
+    threads = min(budget.threads or 2, usable_cores())
     factor, emulation = emulation_of_device(budget, threads)
 
     # 2. Measure a few shapes, and fit a cost model to them for each artefact.
@@ -64,12 +64,12 @@ def main() -> None:
 
     # 5. Write a recipe for it.
     if args.write:
-        comment = f"Planned for {budget.name}; random weights, measured on {describe_machine()['cpu']}:\n{table}"
-        for line in write_recipe(
-            args.write, chosen, teacher, args.budget,
-            threads=threads, language=args.language, audio=args.audio, comment=comment,
-        ):  # fmt: skip
-            print(line)
+        origin = f"Planned for {budget.name}; random weights, measured on {describe_machine()['cpu']}:"
+        draft = draft_planned_recipe(
+            run_name(args.write), chosen, teacher, args.budget,
+            threads=threads, language=args.language, audio=args.audio, header=[origin, *table.splitlines()],
+        )  # fmt: skip
+        print("\n".join(write_recipe(args.write, draft)))
         print(f"recipe: {args.write}")
 
 

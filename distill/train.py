@@ -43,14 +43,15 @@ def main() -> None:
         # 2. Student and teacher, as they were cut or where an interrupted run left them.
         augmentation = Augmentation.from_options(section.augment, recipe.seed) if section.augment else None
         setup = build_training_setup(
-            section, accelerator, student, teacher, vocabulary=vocabulary, augmentation=augmentation
+            section, accelerator, student, teacher, vocabulary=vocabulary, augmentation=augmentation, seed=recipe.seed
         )
         collator = Collator(model_format.window_samples, model_format.end)
-        limit = section.validation_utterances
-        trainer = Trainer(
-            section, accelerator, setup, Validator.sample(labels.validation, limit, collator, student, recipe.teacher),
-            folder=work.folder, student_folder=student, seed=recipe.seed,
+        validator = Validator.sample(
+            labels.validation, section.validation_utterances, collator, student, recipe.teacher
         )  # fmt: skip
+        trainer = Trainer(
+            section, accelerator, setup, validator, folder=work.folder, student_folder=student, seed=recipe.seed
+        )
         first_step = trainer.resume()
         # 3. Data order: which labels each step sees, in which form, with which teacher outputs.
         collator = build_collator(
@@ -77,13 +78,8 @@ def main() -> None:
         if main_process:
             trainer.keep_best()
             remove_caches(work.folder)
-            work.finish(
-                counts={
-                    "train": len(labels.train), "validation": len(labels.validation), "too_long": labels.too_long,
-                    "skipped_steps": len(trainer.skipped),
-                },
-                metrics=trainer.metrics(),
-            )  # fmt: skip
+            counts = labels.counts() | {"skipped_steps": len(trainer.skipped)}
+            work.finish(counts=counts, metrics=trainer.metrics())
 
 
 def _parse_arguments() -> tuple[str, Recipe, TrainSection, str]:

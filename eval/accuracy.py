@@ -7,10 +7,11 @@ recordings; an interrupted stage goes on with the files that are missing. Writes
 (`eval.scoring.accuracy_report`).
 """
 
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
 
-from eval.audio.utterances import read_utterances
+from eval.audio.utterances import Utterance, read_utterances
 from eval.decoding.speculative import check_draft
 from eval.decoding.systems import list_systems
 from eval.runtimes.model_format import ModelFormat
@@ -21,7 +22,7 @@ from eval.scoring.accuracy_report import (
     NoiseSettings,
     SampleTranscript,
 )
-from eval.scoring.conditions import Condition, EvalConditions, clips_by_test_set
+from eval.scoring.conditions import Condition, EvalConditions, clean_condition, clips_by_test_set
 from eval.scoring.error_rates import normalizer
 from eval.scoring.hypotheses import DraftedTeacher, SystemTranscriber, Texts
 from eval.scoring.scorer import Scorer
@@ -40,19 +41,24 @@ def main() -> None:
     if (section := recipe.eval) is None:
         raise UserError("eval: expected a section, found none; add `eval: {}` to the recipe for its defaults")
     with open_stage(recipe, "eval", command) as work:
-        # 1. Test utterances with a transcript; the others cannot be scored.
+        # 1. The test utterances and the systems.
         utterances = read_utterances(recipe.root / "corpus", "test")
-        scored = [utterance for utterance in utterances if utterance.text]
-        if not scored:
-            raise UserError(
-                "eval: expected test utterances with text, found none; add a test split or set `eval: null`"
-            )
-        # 2. The systems.
         teacher, student = resolve_model_folder(recipe.teacher.model), student_folder(recipe)
         language, task = recipe.teacher.language, recipe.teacher.task
         systems = list_systems(teacher, student, recipe.root / "export" / "model", recipe.export.artefacts)
         if section.draft:
             check_draft(teacher, student)
+        # 2. What the texts are compared with: transcripts, or the teacher's own texts.
+        if section.reference == "teacher":
+            teacher_transcriber = SystemTranscriber(systems[0], section, language, task)
+            scored = with_teacher_texts(utterances, teacher_transcriber, work.folder)
+        else:
+            scored = [utterance for utterance in utterances if utterance.text]
+        if not any(utterance.text for utterance in scored):
+            raise UserError(
+                f"eval: expected test utterances with text, found none among {len(utterances)}; add a test split with "
+                "transcripts, or set eval.reference: teacher, or set `eval: null`"
+            )
         # 3. The conditions: the test set as it is, with noise, noise without speech, long recordings.
         window_samples = ModelFormat.load(teacher, language, task).window_samples
         conditions = EvalConditions.make(scored, section, window_samples, recipe.seed)
@@ -73,7 +79,7 @@ def main() -> None:
         ]
         # 6. One file.
         report = AccuracyReport(
-            normalizer=section.normalizer, bootstrap=section.bootstrap,
+            normalizer=section.normalizer, reference=section.reference, bootstrap=section.bootstrap,
             sets=list(clips_by_test_set(conditions.test.clips)), command=command, systems=rows,
             samples=sample_transcripts(conditions.test, texts, section.samples),
             noise=describe_noise(conditions), long_form=describe_long_form(section, conditions), draft=draft,
@@ -83,6 +89,16 @@ def main() -> None:
             counts={"test": len(utterances), "without_reference": len(utterances) - len(scored)},
             metrics={row.name: asdict(row.macro) for row in rows},
         )
+
+
+def with_teacher_texts(utterances: Sequence[Utterance], teacher: SystemTranscriber, folder: Path) -> list[Utterance]:
+    """Return the utterances with the teacher's text of each as its transcript.
+
+    The texts are written to `folder` as the teacher's hypotheses, so that they are not made a second time.
+    """
+    test = clean_condition([replace(utterance, text="") for utterance in utterances])
+    texts = teacher.texts([test], folder)[""]
+    return [replace(utterance, text=text) for utterance, text in zip(utterances, texts, strict=True)]
 
 
 def describe_noise(conditions: EvalConditions) -> NoiseSettings | None:

@@ -21,7 +21,7 @@ from eval.latency.measuring import BenchmarkRunner, emulated_devices, settle_emu
 from eval.runtimes.model_format import ModelFormat
 from recipes.core.atomic_files import write_json
 from recipes.core.errors import UserError, run_main
-from recipes.core.machine import describe_machine
+from recipes.core.machine import describe_machine, usable_cores
 from recipes.core.model_folder import resolve_model_folder
 from recipes.core.progress import track
 from recipes.engine.flow import student_folder
@@ -34,13 +34,13 @@ def main() -> None:
     recipe, command = parse_stage_arguments("benchmark")
     if (section := recipe.benchmark) is None:
         raise UserError("benchmark: expected a section, found none; add `benchmark: {}` to the recipe for its defaults")
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cores()
     if section.threads > cores:
         raise UserError(
             f"benchmark.threads: expected at most the {cores} cores of this machine, found {section.threads}; lower it"
         )
     with open_stage(recipe, "benchmark", command) as work:
-        # 1. The systems and the test clips. Clips fit the student's window, so that every system hears them whole.
+        # 1. The systems, and test clips that fit the student's window, so that no system has to split them.
         teacher, student = recipe.teacher, student_folder(recipe)
         exported = recipe.root / "export" / "model"
         systems = list_systems(resolve_model_folder(teacher.model), student, exported, recipe.export.artefacts)

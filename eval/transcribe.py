@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from eval.decoding.subtitles import format_subtitles
 from eval.runtimes.registry import RUNTIMES, choose_artefact
 from recipes.core.errors import RunError, run_main
 from recipes.core.logs import log
+from recipes.core.machine import usable_cores
 from recipes.core.progress import track
 
 SUBTITLES = ("srt", "vtt")
@@ -141,7 +141,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--worker", nargs=2, type=int, help=argparse.SUPPRESS)
     add("--language", default="en", help=f"language code, or `{DETECT}`; for multilingual models")
     add("--task", choices=["transcribe", "translate"], default="transcribe")
-    add("--threads", type=int, default=len(os.sched_getaffinity(0)), help="default: all cores")
+    add("--threads", type=int, default=usable_cores(), help="default: all cores")
     add("--format", choices=["text", "json", *SUBTITLES], default="text")
     add("--out", type=Path, help="folder for subtitles; default: that of the audio file")
     add("--timestamps", action="store_true", help="print segments with their times, as text or JSON")

@@ -39,34 +39,58 @@ def read_recordings(
 ) -> tuple[list[Utterance], list[RefusedRecording]]:
     """Decode every recording once, in threads (libsndfile and ONNX Runtime release the interpreter lock).
 
-    Recordings of a source without a validation split are held out for validation by a hash of their id. The choice is
-    made by recording, so that the pieces of one recording are never in two splits.
-
     Args:
         recordings: The recordings of each source, by the source's name.
-        corpus: Limits on the number and the length of recordings, and the fraction to hold out.
+        corpus: Limits on the number and the length of recordings, and the fractions to hold out.
     """
     jobs = [
         (source, recording)
         for source, items in recordings.items()
         for recording in _limit_each_split(items, corpus.limit)
     ]
-    without_validation = {
-        source for source, items in recordings.items() if all(item.split != "validation" for item in items)
-    }
     utterances: list[Utterance] = []
     refused: list[RefusedRecording] = []
     with ThreadPoolExecutor() as pool:
         results = pool.map(lambda job: _read_or_refuse(job[0], job[1], corpus), jobs)
-        for (source, _), result in track(zip(jobs, results, strict=True), "corpus", len(jobs), unit="file"):
+        for result in track(results, "corpus", len(jobs), unit="file"):
             if isinstance(result, RefusedRecording):
                 refused.append(result)
                 continue
-            may_hold_out = source in without_validation and result[0].split == "train"
-            if may_hold_out and hash_fraction(recording_id(result[0].id)) < corpus.validation_fraction:
-                result = [replace(utterance, split="validation") for utterance in result]
             utterances += result
-    return utterances, refused
+    named_splits = {source: {item.split for item in items} for source, items in recordings.items()}
+    return hold_out(utterances, named_splits, corpus), refused
+
+
+def hold_out(
+    utterances: Sequence[Utterance], named_splits: Mapping[str, set[str]], corpus: CorpusSection
+) -> list[Utterance]:
+    """Return the utterances with a part of the train split moved to test and validation, where a source lacks them.
+
+    The choice is made by recording, so that the pieces of one recording are never in two splits, and by a hash of its
+    id, so that it stays the same when recordings are added.
+
+    Args:
+        utterances: All utterances of the corpus.
+        named_splits: The splits that each source has by itself, by the source's name.
+        corpus: `test_fraction` and `validation_fraction`.
+    """
+    train = {
+        source: {recording_id(item.id) for item in utterances if item.source == source and item.split == "train"}
+        for source in named_splits
+    }
+    split_of: dict[str, str] = {}
+    for source, ids in train.items():
+        if "test" not in named_splits[source] and corpus.test_fraction and len(ids) > 1:
+            count = max(1, round(corpus.test_fraction * len(ids)))
+            split_of |= dict.fromkeys(sorted(ids, key=lambda name: hash_fraction(f"test {name}"))[:count], "test")
+    left = {source: sorted(ids - split_of.keys(), key=hash_fraction) for source, ids in train.items()}
+    candidates = [name for source, ids in left.items() if "validation" not in named_splits[source] for name in ids]
+    chosen = [name for name in candidates if hash_fraction(name) < corpus.validation_fraction]
+    has_validation = any(item.split == "validation" for item in utterances) or bool(chosen)
+    if not has_validation and corpus.validation_fraction and sum(map(len, left.values())) > 1:
+        chosen = candidates[:1]
+    split_of |= dict.fromkeys(chosen, "validation")
+    return [replace(item, split=split_of.get(recording_id(item.id), item.split)) for item in utterances]
 
 
 def _limit_each_split(recordings: Sequence[SourceRecording], limit: int | None) -> Iterator[SourceRecording]:

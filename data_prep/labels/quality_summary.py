@@ -16,7 +16,7 @@ EXAMPLES = 10
 _BINS = 20
 
 
-class QualityRates(TypedDict):
+class VerdictRates(TypedDict):
     """Hours of audio by verdict, and the error rate."""
 
     kept_hours: float
@@ -34,7 +34,7 @@ class SignalHistogram(TypedDict):
     counts: list[int]
 
 
-class QualityExample(TypedDict):
+class DoubtfulLabel(TypedDict):
     """A label that the report shows, with its signals."""
 
     id: str
@@ -52,19 +52,19 @@ class QualityExample(TypedDict):
     no_speech_prob: float
 
 
-class QualitySummary(TypedDict):
+class QualityFile(TypedDict):
     """The contents of quality.json."""
 
     kept: int
     dropped: dict[str, int]
     """Number of dropped labels by reason, the most frequent reason first."""
-    rates: QualityRates
+    rates: VerdictRates
     histogram: SignalHistogram
-    worst_kept: list[QualityExample]
-    best_dropped: list[QualityExample]
+    worst_kept: list[DoubtfulLabel]
+    best_dropped: list[DoubtfulLabel]
 
 
-def summarise_quality(labels: Sequence[Label], verdicts: Sequence[QualityVerdict]) -> QualitySummary:
+def summarise_quality(labels: Sequence[Label], verdicts: Sequence[QualityVerdict]) -> QualityFile:
     """Summarize the verdicts, with the worst labels that were kept and the best that were dropped."""
     best_first = sorted(zip(labels, verdicts, strict=True), key=lambda pair: _doubt(pair[1].signals))
     kept = [pair for pair in best_first if pair[1].kept]
@@ -108,7 +108,7 @@ def _doubt(signals: LabelSignals) -> tuple[float, float]:
     return (signals.error_rate or 0.0, -signals.mean_logprob)
 
 
-def _example(label: Label, verdict: QualityVerdict) -> QualityExample:
+def _example(label: Label, verdict: QualityVerdict) -> DoubtfulLabel:
     signals = verdict.signals
     return {
         "id": label.id,

@@ -62,7 +62,8 @@ class AudioSurvey:
 
     def describe(self) -> str:
         """Return one sentence for the user and for the recipe's header."""
-        splits = ", ".join(f"{count} {split}" for split, count in self.recordings.items())
+        named = ("train", "validation", "test")
+        splits = ", ".join(f"{self.recordings[split]} {split}" for split in named if self.recordings[split])
         hours = f"{self.hours:.1f} h" if self.hours >= 1 else f"{60 * self.hours:.1f} minutes"
         about = "about " if len(self.seconds) + len(self.unreadable) < self.total else ""
         text = (

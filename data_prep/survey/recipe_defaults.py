@@ -27,7 +27,7 @@ PACK_BELOW = 0.5
 MAX_LABEL_WER = 0.2
 """Labels further than this from a transcript are left out; Distil-Whisper used 0.1 on clean transcripts."""
 
-TEST_RECORDINGS = (10, 500)
+TEST_RECORDINGS = (5, 500)
 """Recordings held out for testing, where the audio has no test split: a tenth of them, within these bounds."""
 
 
@@ -61,9 +61,9 @@ class NewRecipe:
     """Device budget file."""
 
     @property
-    def window_seconds(self) -> float:
-        """Longest clip that the teacher takes, s."""
-        return self.shape.source_positions / POSITIONS_PER_SECOND
+    def window_seconds(self) -> int:
+        """Longest clip that the teacher takes, in whole seconds."""
+        return self.shape.source_positions // POSITIONS_PER_SECOND
 
     @property
     def transcribed(self) -> bool:
@@ -121,7 +121,8 @@ def _language(new: NewRecipe) -> Part:
     if new.english_only:
         if new.language not in (None, "en"):
             raise UserError(f"--language: expected en, the only language of {new.teacher}, found {new.language}")
-        return {"teacher": {"language": None}}, {}
+        reason = "The teacher knows English only; its prompt names no language."
+        return {"teacher": {"language": None}}, {"teacher.language": reason}
     listed = sum((survey.languages for survey in new.audio), start=new.audio[0].languages.__class__())
     if len(listed) > 1 and new.language is None:
         most = listed.most_common(1)[0][0]
@@ -157,7 +158,7 @@ def _packing(new: NewRecipe) -> Part:
     median = max(survey.median_seconds for survey in new.audio)
     reason = (
         f"Recordings are short (median {median:.1f} s): neighbours of one speaker are joined, since the encoder "
-        f"always works on {new.window_seconds:.0f} s."
+        f"always works on {new.window_seconds} s."
     )
     return {"corpus": {"pack": True}}, {"corpus.pack": reason}
 
@@ -184,7 +185,7 @@ def _training(new: NewRecipe) -> Part:
     device = "gpu" if gpus else "cpu"
     batch_size = 16 if not gpus else 32 * gpus
     wanted = EPOCHS * new.windows / batch_size
-    steps = round(min(MAX_STEPS[device], max(MIN_STEPS[device], wanted)), -1)
+    steps = int(round(min(MAX_STEPS[device], max(MIN_STEPS[device], wanted)), -1))
     passes = steps * batch_size / new.windows
     options: dict[str, Any] = {
         "steps": steps,

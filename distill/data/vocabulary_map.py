@@ -76,9 +76,7 @@ class VocabularyMap:
         # Move each row's dropped tokens to its end, and cut all rows to the length of the one that keeps the most.
         order_NK = np.argsort(ids_NK < 0, axis=1, kind="stable")
         width = int((ids_NK >= 0).sum(axis=1).max(initial=1))
-        ids_NK, logits_NK = (
-            np.take_along_axis(array, order_NK, 1)[:, :width] for array in (ids_NK, stored.logits_NK)
-        )  # fmt: skip
+        ids_NK, logits_NK = (np.take_along_axis(array, order_NK, 1)[:, :width] for array in (ids_NK, stored.logits_NK))
         for row in np.flatnonzero(ids_NK[:, -1] < 0):
             # The ids of a row must differ, so the free places get tokens that the row does not contain.
             missing = ids_NK[row] < 0

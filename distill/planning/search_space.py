@@ -137,8 +137,8 @@ class SearchSpace:
     def design(self) -> list[Candidate]:
         """Return the candidates to measure, without repetitions.
 
-        They are six corners of the space, where each term of the cost stands out from the others, and two candidates
-        in the middle. Depths above `DEPTHS` are not measured.
+        They are four corners of the space, where the terms of the cost differ most from each other, and four candidates
+        between them. Depths above `DEPTHS` are not measured.
         """
         encoder, decoder = (
             [depth for depth in depths if depth <= DEPTHS] or depths[:1]

@@ -40,14 +40,12 @@ class TrainingSetup:
 def build_accelerator(section: TrainSection, folder: Path) -> Accelerator:
     """Return the accelerator of this process; trackers write to `folder`."""
     project = ProjectConfiguration(project_dir=str(folder), logging_dir=str(folder))
-    return Accelerator(
-        mixed_precision=section.precision, log_with=section.trackers or None, project_config=project
-    )  # fmt: skip
+    return Accelerator(mixed_precision=section.precision, log_with=section.trackers or None, project_config=project)
 
 
 def build_training_setup(
     section: TrainSection, accelerator: Accelerator, student_folder: Path, teacher_folder: Path, *,
-    vocabulary: VocabularyMap | None, augmentation: Augmentation | None,
+    vocabulary: VocabularyMap | None, augmentation: Augmentation | None, seed: int,
 ) -> TrainingSetup:  # fmt: skip
     """Load the student and prepare it for the first training step.
 
@@ -60,6 +58,7 @@ def build_training_setup(
         teacher_folder: Model folder of the teacher, loaded if it teaches live.
         vocabulary: Maps tokens for a student with a trimmed vocabulary.
         augmentation: SpecAugment masks for the log-mels.
+        seed: Seed of new weights, those of adapters and of the CTC head.
     """
     if section.batch_size < accelerator.num_processes:
         raise UserError(
@@ -70,6 +69,7 @@ def build_training_setup(
         # Some gradients are summed in the order in which threads finish. A fixed order makes runs repeatable.
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    torch.manual_seed(seed)
     student = load_model(student_folder)
     student.model.encoder.requires_grad_(not section.freeze_encoder)
     student.model.encoder.embed_positions.requires_grad_(False)  # constant sinusoids in Whisper

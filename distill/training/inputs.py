@@ -33,10 +33,12 @@ class TrainingLabels:
     too_long: int
     """Labels left out because they are longer than the student's window."""
 
+    def counts(self) -> dict[str, int]:
+        """Return the numbers of labels for `stage.json`."""
+        return {"train": len(self.train), "validation": len(self.validation), "too_long": self.too_long}
 
-def training_labels(
-    root: Path, stage: str, window_samples: int, vocabulary: VocabularyMap | None
-) -> TrainingLabels:  # fmt: skip
+
+def training_labels(root: Path, stage: str, window_samples: int, vocabulary: VocabularyMap | None) -> TrainingLabels:
     """Read the labels that the quality stage kept, and express them in the student's tokens.
 
     Labels longer than the student's window, if that was shortened, are left out: the student would hear only a part of

@@ -168,7 +168,7 @@ class TrainingSummary:
     """Step whose weights became the result; None if the run was never validated."""
     train: Sequence[Mapping[str, Any]]
     """The lines of metrics.jsonl that have a loss: `step`, `loss` and its parts `ce` and `kl` in nats per token, and
-    whatever else the trainer logs."""
+    other figures that the trainer logs."""
     validation: Sequence[ValidationPoint]
 
 
@@ -205,7 +205,7 @@ class ErrorSummary:
 
 
 @dataclass(frozen=True)
-class ParityLimits:
+class ExportTolerance:
     """The largest distance from PyTorch that an export may have."""
 
     psnr_db: float
@@ -216,7 +216,7 @@ class ParityLimits:
 
 
 @dataclass(frozen=True)
-class ParityRow:
+class ExportParity:
     """One exported artefact compared with PyTorch on the same audio."""
 
     name: str
@@ -227,12 +227,14 @@ class ParityRow:
     """Share of clips with the same greedy tokens, 0 to 1."""
     kept: bool
     """Whether the artefact is within `tolerance`."""
-    tolerance: ParityLimits
+    tolerance: ExportTolerance
     wer_increase: Interval | None = None
     """WER minus PyTorch's in points; None if no clip has a transcript."""
     runtime: str | None = None
     precision: str | None = None
     size_mb: float | None = None
+    first_departure: str | None = None
+    """Where an artefact that is beyond `tolerance` first diverges."""
 
 
 @dataclass(frozen=True)
@@ -241,4 +243,4 @@ class ParitySummary:
 
     clips: int
     command: str
-    artefacts: Sequence[ParityRow]
+    artefacts: Sequence[ExportParity]

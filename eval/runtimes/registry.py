@@ -29,9 +29,7 @@ def open_runtime(runtime: str, folder: Path, precision: str, threads: int) -> "R
     try:
         loaded = module.load(folder, precision, threads)
     except ModuleNotFoundError as error:
-        raise UserError(
-            f"runtime {runtime}: expected the package {error.name}, found it is not installed; pip install it"
-        ) from error
+        raise UserError(f"runtime {runtime}: expected the package {error.name}, found none; pip install it") from error
     loaded.sizes.check_config(folder, f"{runtime}-{precision}")
     return loaded
 

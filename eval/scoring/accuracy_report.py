@@ -91,6 +91,8 @@ class AccuracyReport:
     noise: NoiseSettings | None = None
     long_form: LongFormSettings | None = None
     draft: DraftScore | None = None
+    reference: Literal["transcript", "teacher"] = "transcript"
+    """What the texts are compared with: transcripts of the recordings, or the teacher's own texts."""
 
     def wer_increases(self) -> dict[str, PairedDifference]:
         """Return by system its mean WER minus the teacher's, in points; the teacher itself is left out."""

@@ -19,7 +19,7 @@ from recipes.schema.eval_section import EvalSection, LongFormOptions, NoiseOptio
 
 
 @dataclass(frozen=True)
-class TestClip:
+class EvalClip:
     """One clip or recording to transcribe."""
 
     id: str
@@ -42,7 +42,7 @@ class Condition:
 
     name: str
     """Part of the file's name; empty for the test set as it is."""
-    clips: Sequence[TestClip]
+    clips: Sequence[EvalClip]
     mode: Mode | None = None
     """How recordings longer than the window are transcribed; None for clips within the window."""
     snr_db: float | None = None
@@ -93,7 +93,7 @@ class EvalConditions:
 def clean_condition(utterances: Sequence[Utterance]) -> Condition:
     """Return the test set as it is."""
     clips = [
-        TestClip(
+        EvalClip(
             utterance.id, utterance.source, utterance.seconds, utterance.text or "",
             partial(read_audio, utterance.audio), utterance.speaker or "",
         )
@@ -125,11 +125,11 @@ def noisy_conditions(test: Condition, options: NoiseOptions, seed: int) -> list[
 def noise_only_condition(options: NoiseOptions, window_samples: int, seed: int) -> Condition:
     """Return one window of digital silence and `options.alone` windows of noise, in which nobody speaks."""
     seconds, names = window_samples / SAMPLE_RATE, _noise_names(options)
-    clips = [TestClip("silence", "", seconds, "", partial(np.zeros, window_samples, np.float32))]
+    clips = [EvalClip("silence", "", seconds, "", partial(np.zeros, window_samples, np.float32))]
     for index in range(options.alone):
         name = names[index % len(names)]
         clip_id = f"{Path(name).stem}-{index // len(names)}"
-        clips.append(TestClip(clip_id, "", seconds, "", partial(_read_noise, name, clip_id, window_samples, seed)))
+        clips.append(EvalClip(clip_id, "", seconds, "", partial(_read_noise, name, clip_id, window_samples, seed)))
     return Condition("alone", clips)
 
 
@@ -141,7 +141,7 @@ def long_form_conditions(test: Condition, options: LongFormOptions, seed: int) -
     return [Condition(f"long-{mode}", clips, mode) for mode in options.modes]
 
 
-def _recordings_in_folder(options: LongFormOptions) -> Iterator[TestClip]:
+def _recordings_in_folder(options: LongFormOptions) -> Iterator[EvalClip]:
     assert options.folder is not None
     rows = [row for row in read_metadata(options.folder, "eval.long_form.folder") if row[1].get("text")]
     for name, columns in rows[: options.recordings]:
@@ -150,10 +150,10 @@ def _recordings_in_folder(options: LongFormOptions) -> Iterator[TestClip]:
             seconds = duration_of(AudioReference(path))
         except AudioError as error:
             raise UserError(f"{path}: {error}; repair it or remove it from the metadata") from error
-        yield TestClip(name, options.folder.name, seconds, columns["text"], partial(read_audio, str(path)))
+        yield EvalClip(name, options.folder.name, seconds, columns["text"], partial(read_audio, str(path)))
 
 
-def _joined_recordings(test: Condition, options: LongFormOptions, seed: int) -> Iterator[TestClip]:
+def _joined_recordings(test: Condition, options: LongFormOptions, seed: int) -> Iterator[EvalClip]:
     """Join utterances speaker by speaker, each utterance at most once.
 
     Their order is random, since neighbouring utterances of a corpus often have the same text.
@@ -169,11 +169,11 @@ def _joined_recordings(test: Condition, options: LongFormOptions, seed: int) -> 
                 clips = [test.clips[part] for part in parts]
                 text = " ".join(clip.text for clip in clips)
                 read = partial(_read_joined, clips, options.pause_seconds)
-                yield TestClip(f"{name}/joined-{recordings}", name, seconds, text, read, parts=tuple(parts))
+                yield EvalClip(f"{name}/joined-{recordings}", name, seconds, text, read, parts=tuple(parts))
                 recordings, parts, seconds = recordings + 1, [], 0.0
 
 
-def clips_by_test_set(clips: Sequence[TestClip]) -> dict[str, list[int]]:
+def clips_by_test_set(clips: Sequence[EvalClip]) -> dict[str, list[int]]:
     """Return by test set the indices of its clips, in order."""
     indices: dict[str, list[int]] = {}
     for index, clip in enumerate(clips):
@@ -185,7 +185,7 @@ def _noise_names(options: NoiseOptions) -> tuple[str, ...]:
     return noise_files("eval.noise.folder", options.folder, options.files) or tuple(COLOURS)
 
 
-def _read_with_noise(clip: TestClip, names: Sequence[str], snr_db: float, seed: int) -> np.ndarray:
+def _read_with_noise(clip: EvalClip, names: Sequence[str], snr_db: float, seed: int) -> np.ndarray:
     rng = _generator(seed, clip.id)
     noise = _load_noise(names[int(rng.integers(len(names)))])
     return add_noise(clip.read(), noise, snr_db, int(rng.integers(len(noise)))).astype(np.float32)
@@ -203,7 +203,7 @@ def _load_noise(name: str) -> np.ndarray:
         raise UserError(f"{name}: {error}; repair it or remove it from eval.noise.folder") from error
 
 
-def _read_joined(clips: Sequence[TestClip], pause_seconds: float) -> np.ndarray:
+def _read_joined(clips: Sequence[EvalClip], pause_seconds: float) -> np.ndarray:
     pause = np.zeros(round(pause_seconds * SAMPLE_RATE), np.float32)
     return np.concatenate([part for clip in clips for part in (clip.read(), pause)])
 

@@ -1,7 +1,6 @@
 """Transcribe the clips of every condition with a system, and keep the texts in files."""
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -13,8 +12,9 @@ from eval.decoding.speculative import open_speculative
 from eval.decoding.systems import System, open_transcriber
 from eval.decoding.transcriber import Transcriber
 from eval.scoring.accuracy_report import DraftScore
-from eval.scoring.conditions import Condition, TestClip
+from eval.scoring.conditions import Condition, EvalClip
 from recipes.core.atomic_files import write_json
+from recipes.core.machine import usable_cores
 from recipes.core.progress import track
 from recipes.schema.eval_section import EvalSection
 
@@ -37,7 +37,7 @@ class SystemTranscriber:
         # Exports transcribe one clip at a time, as a device does: dynamic int8 chooses its scales for a whole batch, so
         # the score of a batch would be that of another model.
         self.batch_size = section.batch_size if system.runtime == "torch" else 1
-        self.threads = len(os.sched_getaffinity(0))
+        self.threads = usable_cores()
 
     @cached_property
     def transcriber(self) -> Transcriber:
@@ -64,7 +64,7 @@ class SystemTranscriber:
         recordings = track(condition.clips, label, unit="recording")
         return [self._transcribe_recording(clip.read(), condition.mode) for clip in recordings]
 
-    def transcribe_clips(self, clips: Sequence[TestClip], label: str) -> list[str]:
+    def transcribe_clips(self, clips: Sequence[EvalClip], label: str) -> list[str]:
         """Return the texts of clips within the teacher's window, transcribed in batches of similar length.
 
         A clip that is longer than the window of this system is transcribed in chunks. `label` names the progress.

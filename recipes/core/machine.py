@@ -57,12 +57,19 @@ class MachineDescription(TypedDict):
     """Version of each installed package that can change a result."""
 
 
+def usable_cores() -> int:
+    """Return the number of cores this process may run on; all cores of the machine except on Linux."""
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 @cache
 def describe_machine() -> MachineDescription:
     """Describe the machine and the environment that this process runs in."""
     return {
         "cpu": _cpu_model(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": usable_cores(),
         "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
         "platform": platform.platform(terse=True),
         "python": platform.python_version(),

@@ -35,6 +35,7 @@ Command = Callable[[argparse.Namespace, list[str]], None]
 """A command: takes the parsed arguments and those that were not recognized."""
 
 MODULE_COMMANDS = {
+    "new": ("data_prep.new", "write a recipe for your teacher, audio and machine"),
     "transcribe": ("eval.transcribe", "transcribe audio files"),
     "serve": ("eval.serve", "try a student in a browser"),
     "compare": ("eval.compare", "compare finished runs and flag regressions"),

@@ -15,6 +15,7 @@ import psutil
 import yaml
 
 from recipes.core.errors import MESSAGE_FILE_VARIABLE
+from recipes.core.machine import usable_cores
 from recipes.engine.flow import CODE_ROOT, Stage
 
 ONE_CPU_PROCESS = {
@@ -97,7 +98,7 @@ def _choose_launcher(launch: Path | None) -> _Launcher:
         return _Launcher(accelerate, {})
     settings = yaml.safe_load(launch.read_text())
     processes = settings.get("num_processes", 1)
-    threads = {"OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // processes))}
+    threads = {"OMP_NUM_THREADS": str(max(1, usable_cores() // processes))}
     if settings.get("distributed_type") == "MULTI_CPU":
         # accelerate 1.15 ignores num_processes here and starts one process: it leaves the others to MPI.
         torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]

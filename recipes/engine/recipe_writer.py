@@ -22,11 +22,23 @@ class RecipeDraft:
     """The values of a recipe that is about to be written, and why they were chosen."""
 
     values: Mapping[str, Any]
-    """The recipe's sections. Keys whose value is None are left out of the file."""
+    """The recipe's sections. A key whose value is None is left out of the file, unless there is a reason for it."""
     reasons: Mapping[str, str]
     """Comment by dotted key, for example `train.learning_rate`."""
     header: Sequence[str]
     """Comment lines at the top of the file, below the command that runs it."""
+
+    def written_values(self) -> dict[str, Any]:
+        """Return the values that are written: all but those that are None without a reason, at every depth."""
+
+        def written(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+            return {
+                key: written(value, f"{prefix}{key}.") if isinstance(value, Mapping) else value
+                for key, value in values.items()
+                if value is not None or f"{prefix}{key}" in self.reasons
+            }
+
+        return written(self.values, "")
 
 
 def refuse_existing(path: Path, option: str) -> None:
@@ -41,7 +53,7 @@ def write_recipe(path: Path, draft: RecipeDraft, option: str = "--write") -> lis
     Raises UserError where the file exists already or the values are not a valid recipe. Nothing is written then.
     """
     refuse_existing(path, option)
-    estimates = check_recipe(validate_recipe(_without_none(draft.values), str(path)))
+    estimates = check_recipe(validate_recipe(draft.written_values(), str(path)))
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as beside:
         beside.write_text(recipe_text(path, draft))
@@ -50,8 +62,11 @@ def write_recipe(path: Path, draft: RecipeDraft, option: str = "--write") -> lis
 
 def recipe_text(path: Path, draft: RecipeDraft) -> str:
     """Return the YAML text of a draft, as `write_recipe` writes it to `path`."""
-    header = "".join(f"# {line}\n" for line in [f"sottovoce run {path}", *draft.header])
-    return header + _section(_without_none(draft.values), draft.reasons, prefix="", indent="")
+    header = [f"sottovoce run {path}", *draft.header]
+    # Lines that fit stay as they are: they may be rows of a table.
+    lines = [part for line in header for part in ([line] if len(line) <= LINE else wrap(line, LINE))]
+    comment = "".join(f"# {line}\n" for line in lines)
+    return comment + _section(draft.written_values(), draft.reasons, prefix="", indent="")
 
 
 def _section(values: Mapping[str, Any], reasons: Mapping[str, str], *, prefix: str, indent: str) -> str:
@@ -77,10 +92,6 @@ def _inline(value: Any) -> str:
     return text.removesuffix("...\n").rstrip()
 
 
-def _without_none(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values without those that are None, at every depth of mappings."""
-    return {
-        key: _without_none(value) if isinstance(value, Mapping) else value
-        for key, value in values.items()
-        if value is not None
-    }
+def run_name(path: Path) -> str:
+    """Return the name of the run that a recipe file belongs to: its folder's for recipe.yaml, else the file's own."""
+    return path.parent.name if path.name == "recipe.yaml" else path.stem

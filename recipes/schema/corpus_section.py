@@ -97,8 +97,11 @@ class CorpusSection(Section):
     sources: list[AudioSource] = Field(min_length=1)
     """One or more sources of audio. Each source with test utterances is a test set of its own."""
     validation_fraction: float = Field(default=0.05, ge=0, lt=1)
-    """Fraction of the train utterances to hold out for validation if a source has no validation split. A hash of the
-    utterance id selects them, so the choice is stable."""
+    """Fraction of the train recordings to hold out for validation if a source has no validation split. A hash of the
+    recording id selects them, so the choice is stable; at least one recording of the corpus is held out."""
+    test_fraction: float = Field(default=0.0, ge=0, lt=1)
+    """Fraction of the train recordings to hold out for testing if a source has no test split. At 0, such a source has
+    no test set. A hash of the recording id selects them, so the choice is stable; at least one is held out."""
     synthesis_test_fraction: float = Field(default=0.15, ge=0, lt=1)
     """Fraction of the synthetic sentences in the test split."""
     max_error_rate: float = Field(default=0.1, ge=0, le=1)

@@ -49,6 +49,9 @@ class EvalSection(Section):
     normalizer: Normalizer = "english"
     """Text normalizer applied before scoring. `english` and `basic` are Whisper's own; `basic` does not convert number
     words."""
+    reference: Literal["transcript", "teacher"] = "transcript"
+    """What texts are compared with. `transcript`: the transcripts of the test recordings. `teacher`: the teacher's own
+    texts, for recordings without transcripts; error rates then count differences from the teacher."""
     bootstrap: int = Field(default=1000, ge=100)
     """Number of bootstrap resamples for the 95 % confidence intervals."""
     batch_size: int = Field(default=16, gt=0)

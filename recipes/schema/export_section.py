@@ -1,6 +1,6 @@
 """The `export` section: which files are written for devices, and how closely they must match PyTorch."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, ValidationInfo, field_validator
 
@@ -9,6 +9,15 @@ from recipes.schema.section import Section
 DensePrecision = Literal["fp32", "fp16", "int8"]
 Precision = Literal[DensePrecision, "w8a8", "w4a16"]
 """Numeric precision of an artefact. The last two give the bits of weights (w) and activations (a)."""
+
+
+class ExportArtefact(NamedTuple):
+    """An artefact that a recipe exports."""
+
+    name: str
+    """Runtime and precision joined by a hyphen, such as `onnx-int8`."""
+    runtime: str
+    precision: Precision
 
 
 class ParityTolerance(Section):
@@ -35,6 +44,7 @@ class ParityTolerance(Section):
 
 
 SMOOTH_QUANT_ALPHAS: tuple[float | None, ...] = (None, 0.35, 0.5, 0.65, 0.8)
+"""Values of SmoothQuant's alpha that are tried by default; None is without SmoothQuant."""
 
 
 class ExportSection(Section):
@@ -63,11 +73,11 @@ class ExportSection(Section):
     """Allowed differences from PyTorch. The stage fails if an artefact exceeds them."""
 
     @property
-    def artefacts(self) -> list[tuple[str, str, Precision]]:
-        """Name, runtime and precision of each artefact to write."""
+    def artefacts(self) -> list[ExportArtefact]:
+        """All artefacts to write."""
         runtimes = ("onnx", "openvino", "tflite", "mobile", "ctranslate2", "compressed_tensors")
         return [
-            (f"{runtime}-{precision}", runtime, precision)
+            ExportArtefact(f"{runtime}-{precision}", runtime, precision)
             for runtime in runtimes
             for precision in getattr(self, runtime)
         ]

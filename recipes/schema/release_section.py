@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from recipes.schema.export_section import ExportSection, Precision
+from recipes.schema.export_section import ExportArtefact, ExportSection, Precision
 from recipes.schema.section import Section
 
 Runtime = Literal["onnx", "openvino", "tflite", "mobile", "ctranslate2", "compressed_tensors"]
@@ -33,14 +33,14 @@ class ReleaseSection(Section):
     limits: list[str] = Field(default=[])
     """Sentences in the model card about what the student should not be used for, in addition to what was measured."""
 
-    def chosen_artefacts(self, export: ExportSection) -> list[tuple[str, str, Precision]]:
-        """Return name, runtime and precision of each export to include."""
+    def chosen_artefacts(self, export: ExportSection) -> list[ExportArtefact]:
+        """Return the artefacts of `export` to include in the release."""
         names = self._artefact_names
-        return [artefact for artefact in export.artefacts if names is None or artefact[0] in names]
+        return [artefact for artefact in export.artefacts if names is None or artefact.name in names]
 
     def check(self, export: ExportSection, sources: Sequence[str]) -> None:
         """Raise ValueError for an artefact that `export` does not write, or for the licence of an unknown source."""
-        exported = [name for name, _, _ in export.artefacts]
+        exported = [artefact.name for artefact in export.artefacts]
         if missing := [name for name in self._artefact_names or () if name not in exported]:
             raise ValueError(
                 f"release.artefacts: expected some of {', '.join(exported)}, found {missing[0]}; add it to export"

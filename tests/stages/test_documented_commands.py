@@ -73,7 +73,7 @@ def words(command: str) -> list[str]:
 def project(finished: Path, speech: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder where the paths that the pages name are there."""
     folder = tmp_path_factory.mktemp("documented") / "project"
-    runs, beside = folder / "runs", folder.parent / "shared"
+    runs = folder / "runs"
     shutil.copytree(finished.parent / "runs" / "small", runs / "demo")
     recipe = finished.read_text().replace(str(finished.parent / "runs"), str(runs))
     (folder / "RECIPE").write_text(recipe)
@@ -83,10 +83,10 @@ def project(finished: Path, speech: Path, tmp_path_factory: pytest.TempPathFacto
     links = {
         **{runs / name: runs / "demo" for name in ("small", "other", "alnum-real")},
         **{runs / f"{shape}-shape": runs / "demo" for shape in ("tiny", "base", "small")},
-        **{beside / "speech" / name: speech for name in ("an4", "digits", "kathleen", "librispeech-mini")},
+        **{folder / "speech" / name: speech for name in ("an4", "digits", "kathleen", "librispeech-mini")},
         **{folder / name: ROOT / name for name in ("recipes", "data_prep", "distill")},
         **{folder / name: clip for name in ("talk.wav", "hour.wav", "runs/demo/corpus/audio/spoken/000000.flac")},
-        beside / "noise": speech, folder / "recordings": speech / "test", runs / "accelerate.yaml": cpu,
+        folder / "noise": speech, folder / "recordings": speech / "test", runs / "accelerate.yaml": cpu,
         **{folder / name: TEACHER for name in ("TEACHER", "runs/shapes/tiny", "runs/alnum-teacher/train/model")},
         folder / "STUDENT": runs / "demo" / "train" / "model",
     }  # fmt: skip
@@ -101,7 +101,7 @@ def project(finished: Path, speech: Path, tmp_path_factory: pytest.TempPathFacto
 def place(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """That folder, and we in it."""
     monkeypatch.chdir(project)
-    for name in ("SPEECH", "SHAPE"):
+    for name in ("SPEECH", "NOISE", "SHAPE"):
         monkeypatch.delenv(name, raising=False)
     return project
 

@@ -12,8 +12,9 @@ from tests.conftest import ROOT
 PACKAGES = ("recipes", "eval", "data_prep", "distill")
 ROOMS = (
     "recipes/core", "recipes/schema", "recipes/engine",
-    "eval/audio", "eval/runtimes", "eval/decoding", "eval/scoring", "eval/latency", "eval/reporting", "eval/page", "eval",
-    "data_prep/sources", "data_prep/audio", "data_prep/labels", "data_prep",
+    "eval/audio", "eval/runtimes", "eval/decoding", "eval/scoring", "eval/latency", "eval/reporting",
+    "eval/page", "eval",
+    "data_prep/sources", "data_prep/audio", "data_prep/labels", "data_prep/survey", "data_prep",
     "distill/losses", "distill/models", "distill/data", "distill/training", "distill/compression", "distill/exporters",
     "distill/planning", "distill/publishing", "distill",
 )  # fmt: skip

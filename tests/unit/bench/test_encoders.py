@@ -37,8 +37,8 @@ def test_a_layer_is_replaced_only_if_its_pair_is_smaller() -> None:
     assert {name.rpartition(".")[2] for name in half.config.low_rank} == {"fc1", "fc2"}
     assert set(quarter.config.low_rank) == set(encoder_linear_layers(model))
     assert set(quarter.config.low_rank.values()) == {48}
-    # A pair of rank 48 has 48 (I + O) weights instead of I O: 18,432 instead of 36,864 in four attention projections and
-    # 46,080 instead of 147,456 in two feed-forward layers; 350 positions, 4 layers.
+    # A pair of rank 48 has 48 (I + O) weights instead of I O: 18,432 instead of 36,864 in four attention projections,
+    # and 46,080 instead of 147,456 in two feed-forward layers; 350 positions, 4 layers.
     saved = 350 * 4 * (4 * (36_864 - 18_432) + 2 * (147_456 - 46_080))
     assert encoder_macs_m(model) - encoder_macs_m(quarter) == pytest.approx(saved / 1e6, abs=0.2)
 

@@ -183,7 +183,7 @@ def test_unsupported_requests_are_refused_in_one_line(tmp_path: Path, monkeypatc
     with pytest.raises(UserError, match=r"package llmcompressor, found none; pip install 'sottovoce\[int4\]'"):
         write_artefacts(student, tmp_path, section)
     monkeypatch.setitem(sys.modules, "compressed_tensors", None)
-    with pytest.raises(UserError, match="expected the package compressed_tensors, found it is not installed"):
+    with pytest.raises(UserError, match="expected the package compressed_tensors, found none; pip install it"):
         open_runtime("compressed_tensors", tmp_path, "w4a16", 1)
     with pytest.raises(UserError, match="expected precision w8a8 or w4a16, found int8"):
         open_runtime("compressed_tensors", tmp_path, "int8", 1)

@@ -25,12 +25,13 @@ from distill.planning.cost_model import (
     fit_nonnegative,
     leave_one_out_errors,
 )
+from distill.planning.planned_recipe import draft_planned_recipe
 from distill.planning.random_students import build_checkpoint
-from distill.planning.recipe_writing import write_recipe
 from distill.planning.search_space import DEPTHS, Candidate, PlannedTeacher, SearchSpace
 from eval.runtimes.torch_runtime import load_model
 from recipes.core.errors import UserError
 from recipes.core.whisper_shape import WHISPER_SHAPES
+from recipes.engine.recipe_writer import write_recipe
 from recipes.schema.device_budget import BudgetLimits, DeviceBudget
 from recipes.schema.recipe import load_recipe
 from tests.conftest import ROOT, TEACHER
@@ -112,10 +113,7 @@ def test_a_measurement_that_does_not_fit_raises_the_errors() -> None:
     points = measured_as(costs, SearchSpace.of(BASE, 5).design())
     assert max(asdict(leave_one_out_errors(points, TOKENS)).values()) < 1e-6
     figures = points[3].figures
-    odd = replace(
-        figures, token_ms=3 * figures.token_ms, size_mb=2 * figures.size_mb
-    )  # the median time of the clip stays as it was
-    points[3] = replace(points[3], figures=odd)
+    points[3] = replace(points[3], figures=replace(figures, token_ms=3 * figures.token_ms, size_mb=2 * figures.size_mb))
     errors = leave_one_out_errors(points, TOKENS)
     assert errors.clip_p95_ms > 0.05
     assert errors.size_mb > 0.1
@@ -239,8 +237,12 @@ def test_check_accepts_the_recipe(tmp_path: Path, candidate: Candidate, monkeypa
     monkeypatch.chdir(ROOT)
     figures = limited_figures(1.0, 1.0, 1.0, 1.0)
     option = judge_candidate(device(), candidate, BASE.cut(candidate), ONNX, figures, PredictionErrors())
-    path, options = tmp_path / "mine" / "recipe.yaml", {"threads": 2, "language": "en", "audio": [], "comment": "a\nb"}
-    lines = write_recipe(path, option, BASE, Path("recipes/budgets/laptop.yaml"), **options)  # type: ignore[arg-type]
+    path, budget = tmp_path / "mine" / "recipe.yaml", Path("recipes/budgets/laptop.yaml")
+    draft = draft_planned_recipe(
+        "mine", option, BASE, budget, threads=2, language="en", audio=[], header=["shape   size", "a       b"]
+    )
+    lines = write_recipe(path, draft)
+    assert path.read_text().splitlines()[1:3] == ["# shape   size", "# a       b"]
     recipe = load_recipe(path)
     assert lines[0].split()[:4] == ["recipe", "mine:", "corpus", "->"]
     assert recipe.student.decoder_layers == candidate.decoder_layers
@@ -253,7 +255,7 @@ def test_check_accepts_the_recipe(tmp_path: Path, candidate: Candidate, monkeypa
         assert recipe.compress.window.seconds == candidate.seconds == recipe.corpus.max_seconds
     assert recipe.export.artefacts == [("onnx-int8", "onnx", "int8")]
     with pytest.raises(UserError, match="expected no file"):
-        write_recipe(path, option, BASE, Path("recipes/budgets/laptop.yaml"), **options)  # type: ignore[arg-type]
+        write_recipe(path, draft)
 
 
 WRONG = {

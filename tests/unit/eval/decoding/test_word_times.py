@@ -204,7 +204,7 @@ def test_the_command_prints_words_of_short_and_long_files(
 
 
 def clip_and_attention(heads: list[np.ndarray], edges: list[int]) -> tuple[list[np.ndarray], list[JoinedClip]]:
-    """Return the attention [H, N, S] of these heads [1, N, S] on a joined clip of one token per recording, and the clip."""
+    """Return a joined clip of one token per recording, and the attention [H, N, S] of these heads [1, N, S] on it."""
     spans = [(token, token + 1) for token in range(len(edges) - 1)]
     seconds = [(start / 50, end / 50) for start, end in pairwise(edges)]
     return [np.concatenate(heads)], [JoinedClip(np.zeros(320 * edges[-1]), [0] * len(spans), spans, seconds)]

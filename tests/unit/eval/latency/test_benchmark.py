@@ -1,4 +1,4 @@
-"""The measuring processes: memory caps, the noise guard, clients, tokens along the cache, where operators ran."""
+"""The measuring processes: memory caps, repeated measurements, clients, decoder steps, placement of operators."""
 
 import subprocess
 import sys

@@ -15,7 +15,7 @@ from eval.reporting.verdict_text import verdict_word
 from eval.scoring.accuracy_report import AccuracyReport
 from eval.scoring.accuracy_rows import AccuracyRow, Interval, MacroIntervals, MacroScore, PairedDifference
 from recipes.core.errors import UserError
-from recipes.engine.stage_folder import fingerprints
+from recipes.engine.freshness import fingerprints
 from recipes.schema.device_budget import BudgetLimits, DeviceBudget, MeasurementSettings, emulated_settings, load_budget
 from recipes.schema.recipe import Recipe, validate_recipe
 from tests.conftest import ROOT

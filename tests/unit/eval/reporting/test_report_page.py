@@ -71,7 +71,8 @@ def full() -> dict[str, Any]:
         for name, role in roles.items()
     ]  # fmt: skip
     variants = [
-        {"name": name, "role": role, "runtime": "torch", "precision": "fp32", "size_mb": 5.0 * index + 3, "cold_s": 0.4, "rtf": 0.02, "speedup": 4.0 - index,
+        {"name": name, "role": role, "runtime": "torch", "precision": "fp32", "size_mb": 5.0 * index + 3,
+         "cold_s": 0.4, "rtf": 0.02, "speedup": 4.0 - index,
          "speedup_interval": [3.9 - index, 4.1 - index],
          "peak_rss_mb": 120.0, "clip_ms": spread_ms(10.0 * (index + 1)), "mel_ms": spread_ms(1.0),
          "encoder_ms": spread_ms(4.0), "first_token_ms": spread_ms(6.0), "token_ms": None}
@@ -169,8 +170,8 @@ def test_devices_clients_and_operators_are_shown() -> None:
     near = {**report["budget"]["verdicts"][0]["rows"][0], "low": 480.0, "high": 520.0, "safe": False, "note": "unsafe"}
     other = report["budget"] | {
         "device": "phone", "required": False, "kept": False, "cheapest": None,
-        "emulation": {"cpu": "A CPU", "device_cpu": "an Arm CPU", "threads": 1, "threads_of_device": 1, "memory_mb": 90.0,
-                      "factor": None, "text": "An emulation: so."},
+        "emulation": {"cpu": "A CPU", "device_cpu": "an Arm CPU", "threads": 1, "threads_of_device": 1,
+                      "memory_mb": 90.0, "factor": None, "text": "An emulation: so."},
         "verdicts": [{"artefact": "onnx-int8", "kept": False, "safe": True, "fits": False, "rows": [capped]},
                      {"artefact": "onnx-fp16", "kept": True, "safe": False, "rows": [near]}],
     }  # fmt: skip

@@ -1,4 +1,4 @@
-"""What the systems hear, and how it is counted."""
+"""The conditions under which systems transcribe, and the scores of their texts."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ from eval.audio.utterances import Utterance
 from eval.scoring.accuracy_rows import WorseClip
 from eval.scoring.conditions import (
     Condition,
-    TestClip,
+    EvalClip,
     clean_condition,
     long_form_conditions,
     noise_only_condition,
@@ -83,7 +83,7 @@ def test_nobody_speaks_in_silence_and_noise(tmp_path: Path) -> None:
 @given(seconds=st.floats(0.1, 30), recordings=st.integers(1, 9), pause=st.floats(0, 1))
 def test_joined_recordings_hold_each_utterance_once(seconds: float, recordings: int, pause: float) -> None:
     clips = [
-        TestClip(str(index), "ab"[index > 11], 0.5, f"w{index}", lambda: np.ones(8_000), f"s{index % 2}")
+        EvalClip(str(index), "ab"[index > 11], 0.5, f"w{index}", lambda: np.ones(8_000), f"s{index % 2}")
         for index in range(20)
     ]
     settings = LongFormOptions(
@@ -116,7 +116,7 @@ def test_a_folder_of_long_recordings(tmp_path: Path) -> None:
 def scored(
     references: list[str], teacher: list[str], mine: list[str], **more: Any
 ) -> tuple[Scorer, Condition, dict[str, list[str]], dict[str, list[str]]]:
-    clips = [TestClip(str(index), "s", 1.0, text, lambda: np.zeros(1)) for index, text in enumerate(references)]
+    clips = [EvalClip(str(index), "s", 1.0, text, lambda: np.zeros(1)) for index, text in enumerate(references)]
     scorer = Scorer(100, 0, normalizer("basic", TEACHER))
     return scorer, Condition("", clips), {"": mine, **more}, {"": teacher}
 
@@ -137,7 +137,7 @@ def test_regressions_are_counted_clip_by_clip_and_the_worst_come_first() -> None
 def test_invented_words_are_counted() -> None:
     references, said = ["no no no", "stop", "go"], ["no no no", "stop it it it it", "go"]
     scorer, test, mine, _ = scored(references, references, said, alone=["", "thank you"])
-    silence = Condition("alone", [TestClip(name, "", 6.0, "", lambda: np.zeros(1)) for name in ("silence", "pink-0")])
+    silence = Condition("alone", [EvalClip(name, "", 6.0, "", lambda: np.zeros(1)) for name in ("silence", "pink-0")])
     found = scorer.hallucination(test, silence, mine)
     assert found.insertion_rate.value == pytest.approx(100 * 4 / 5)
     assert (found.loops, found.looping[0].id) == (1, "1"), "what is said three times is no loop"
@@ -148,7 +148,7 @@ def test_invented_words_are_counted() -> None:
 def test_a_joined_recording_is_held_against_its_utterances_one_by_one() -> None:
     scorer, _, mine, _ = scored(["one", "two"], [], ["one", "to"], **{"long-chunked": ["one two two"]})
     whole = Condition(
-        "long-chunked", [TestClip("j", "s", 2.0, "one two", lambda: np.zeros(1), parts=(0, 1))], "chunked"
+        "long-chunked", [EvalClip("j", "s", 2.0, "one two", lambda: np.zeros(1), parts=(0, 1))], "chunked"
     )
     found = scorer.long_form([whole], mine)["s"]
     assert {mode: (row.wer.value, row.substitutions, row.insertions) for mode, row in found.items()} == {

@@ -29,7 +29,7 @@ def test_rates_equal_jiwer(pairs: list[tuple[str, str]], characters: bool) -> No
     )
 
 
-def test_the_evaluate_face_counts_over_the_corpus_not_over_clips() -> None:
+def test_the_evaluate_metric_counts_over_the_corpus_not_over_clips() -> None:
     metric = ErrorRate("wer", keep_in_memory=True)
     found = metric.compute(predictions=["one", "two x x x"], references=["one", "two"])
     assert found == {"wer": 150.0, "substitutions": 0, "deletions": 0, "insertions": 3, "units": 2}
@@ -138,16 +138,16 @@ SPEECH = Path("../shared/speech")
 
 @pytest.fixture(scope="module")
 def spoken() -> Sequence[str]:
-    """Every distinct transcript of the real speech beside the checkout."""
+    """Every distinct transcript of the real speech next to the checkout."""
     if not SPEECH.is_dir():
-        pytest.skip("no real speech beside the checkout")
+        pytest.skip("no real speech next to the checkout")
     lines = [line for file in sorted(SPEECH.glob("*/*/metadata.jsonl")) for line in file.read_text().splitlines()]
-    return sorted({row["text"] for row in map(json.loads, lines) if "text" in row})
+    return sorted({row["text"] for row in map(json.loads, lines) if row.get("text")})
 
 
 def test_normalisers_are_loaded_as_transformers_would(spoken: Sequence[str]) -> None:
-    # They are transformers' own classes: what is held here is that they get the teacher's spelling table and are
-    # applied to the whole text. `test_normalisers` holds them against pairs written by hand.
+    # They are transformers' own classes: this test checks that they get the teacher's spelling table and are applied to
+    # the whole text. `test_normalisers` compares them with pairs written by hand.
     english = EnglishTextNormalizer(json.loads((TEACHER / "normalizer.json").read_text()))
     ours = normalizer("english", TEACHER)
     assert [ours(text) for text in spoken] == [english(text).strip() for text in spoken]
