@@ -81,7 +81,7 @@ bench: setup $(INTEROP)/int4/.installed ## one JSON line a benchmark: the demo's
 	@$(BIN)/python -m tests.bench.train $(SPEECH) $(VOCABULARY)
 	@$(BIN)/python -m tests.bench.compress $(SPEECH)
 	@$(BIN)/python -m tests.bench.ranks $(SPEECH) $(VOCABULARY)
-	@$(BIN)/python -m tests.bench.vocabulary $(SPEECH) $(VOCABULARY)
+	@$(BIN)/python -m tests.bench.vocabulary $(SPEECH) $(VOCABULARY) --tokens 12000
 	@$(BIN)/python -m tests.bench.winograd $(SPEECH) $(VOCABULARY)
 	@$(BIN)/python -m tests.bench.speculative $(SPEECH) --draft runs/demo/train/model --vocabulary $(VOCABULARY) --shapes base small
 	@$(INTEROP)/int4/bin/python -m tests.bench.weights $(SPEECH)

@@ -1,6 +1,7 @@
 """Fixtures: a tiny real corpus, made once, and the teacher that ships with the demo."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,10 @@ from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parent.parent
 TEACHER = ROOT / "recipes" / "demo" / "teacher"
+SPEECH = Path(os.environ.get("SPEECH", "speech")).absolute()
+"""Folder of real corpora (docs/corpora.md); tests that need one are skipped where it is missing."""
+VOCABULARIES = Path(os.environ.get("VOCABULARIES", "vocabularies")).absolute()
+"""Folder with Whisper's tokenizers in `english`, `multilingual` and `large-v3`; likewise."""
 SENTENCES = (
     "one two three", "c a t", "nine five two", "go", "help", "enter six", "yes", "no", "repeat", "stop",
     "seven zero four", "b o x", "march third", "eight", "rubout t h r", "start", "five five", "q u e", "ten twelve",

@@ -63,7 +63,7 @@ class PlannedTeacher:
                 )
             shape, vocabulary = model_shape(name, "--teacher"), Path(name)
             assert shape is not None
-        folder = vocabulary or _default_vocabulary(model, shape)
+        folder = vocabulary or _default_vocabulary(model)
         features = JsonSettings.read(folder / "preprocessor_config.json")
         tokens = load_tokenizer(folder).get_vocab(with_added_tokens=True).values()
         shape = replace(
@@ -92,15 +92,15 @@ class PlannedTeacher:
         return replace(shape, vocabulary=vocabulary, source_positions=candidate.seconds * POSITIONS_PER_SECOND)
 
 
-def _default_vocabulary(model: str, shape: WhisperShape) -> Path:
-    kind = "large-v3" if shape.mel_bins == 128 else "english" if model.endswith(".en") else "multilingual"
-    folder = Path(os.environ.get("VOCABULARY", f"../shared/whisper-vocab/{kind}"))
-    if not (folder / "tokenizer.json").is_file():
+def _default_vocabulary(model: str) -> Path:
+    folder = os.environ.get("VOCABULARY")
+    if folder is None or not (Path(folder) / "tokenizer.json").is_file():
         raise UserError(
-            f"--vocabulary: expected tokenizer.json and preprocessor_config.json of {model} in {folder}, found none; "
-            "name a folder that has them, for example a download of the model without its weights"
+            f"--vocabulary: expected tokenizer.json and preprocessor_config.json of {model} in a folder that "
+            f"--vocabulary or the variable VOCABULARY names, found {folder or 'neither'}; name a folder that has them, "
+            "for example a download of the model without its weights"
         )
-    return folder
+    return Path(folder)
 
 
 @dataclass(frozen=True)

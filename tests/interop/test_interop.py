@@ -31,9 +31,8 @@ from eval.decoding.transcriber import Transcriber
 from eval.runtimes.registry import weight_files
 from eval.runtimes.torch_runtime import TorchRuntime, load_model
 from recipes.schema.export_section import DensePrecision
-from tests.conftest import ROOT, TEACHER
+from tests.conftest import ROOT, SPEECH, TEACHER
 
-SPEECH = Path(os.environ.get("SPEECH", ROOT.parent / "shared" / "speech"))
 CLIPS = int(os.environ.get("CLIPS", "10"))
 """Number of clips from each corpus."""
 

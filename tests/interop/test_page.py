@@ -28,9 +28,8 @@ from eval.runtimes.onnx_runtime import SUFFIX
 from eval.runtimes.registry import open_runtime
 from eval.runtimes.torch_runtime import load_model
 from tests.browser import LAST_TEXT, READY, needs_chromium, open_browser, transcribe_on_page
-from tests.conftest import ROOT, TEACHER
+from tests.conftest import ROOT, SPEECH, TEACHER
 
-SPEECH = Path(os.environ.get("SPEECH", ROOT.parent / "shared" / "speech"))
 PACKAGES = ROOT / ".interop" / "page"
 CLIPS = int(os.environ.get("CLIPS", "5"))
 """Number of clips from each corpus."""

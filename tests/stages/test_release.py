@@ -57,8 +57,8 @@ class Released:
 
     def committed(self) -> "Released":
         """Change the records as if all stages had been run with committed code."""
-        for stage in self.root.iterdir():
-            self.record(stage.name, commit="0123abc")
+        for record in self.root.glob("*/stage.json"):
+            self.record(record.parent.name, commit="0123abc")
         return self
 
 

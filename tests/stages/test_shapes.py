@@ -1,7 +1,6 @@
 """True vocabularies and windows through the export stage: every artefact within its tolerance of torch."""
 
 import json
-import os
 import shutil
 from pathlib import Path
 
@@ -10,10 +9,8 @@ import yaml
 
 from distill.models.random_weights import random_model
 from recipes.core.whisper_shape import WhisperShape
-from tests.conftest import ROOT
+from tests.conftest import VOCABULARIES
 from tests.stages.conftest import Run, sottovoce
-
-VOCABULARIES = Path(os.environ.get("SPEECH", ROOT.parent / "shared" / "speech")).parent / "whisper-vocab"
 
 CASES = {  # vocabulary, window in s, encoder and decoder layers, language
     "128 mel bins, large-v3, 30 s": ("large-v3", 30, 3, 1, "en"),
@@ -26,7 +23,7 @@ CASES = {  # vocabulary, window in s, encoder and decoder layers, language
 def test_export_and_parity(tmp_path: Path, run: Run, speech: Path, case: str) -> None:
     name, window_s, encoder_layers, decoder_layers, language = CASES[case]
     if not (VOCABULARIES / name).is_dir():
-        pytest.skip(f"{VOCABULARIES / name}: no vocabulary; set SPEECH")
+        pytest.skip(f"{VOCABULARIES / name}: no vocabulary; set VOCABULARIES")
     vocabulary, teacher = tmp_path / "vocabulary", tmp_path / "teacher"
     shutil.copytree(VOCABULARIES / name, vocabulary)
     window = {"chunk_length": window_s, "n_samples": 16_000 * window_s, "nb_max_frames": 100 * window_s}

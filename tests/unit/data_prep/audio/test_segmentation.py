@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_prep.audio.segmentation import (
@@ -25,6 +25,7 @@ def probabilities(shape: list[tuple[bool, int]]) -> np.ndarray:
     return np.concatenate([np.full(count, 0.9 if spoken else 0.1) for spoken, count in shape])
 
 
+@settings(deadline=None)
 @given(runs, st.sampled_from([2.0, 7.0, 30.0]))
 def test_pieces_are_in_order_fit_the_window_and_hold_all_speech(shape: list[tuple[bool, int]], longest: float) -> None:
     probability = probabilities(shape)

@@ -24,14 +24,12 @@ from eval.runtimes.torch_runtime import load_model
 from recipes.core.errors import UserError
 from recipes.core.whisper_shape import WHISPER_SHAPES
 from recipes.schema.compress_section import VocabularyOptions, WindowOptions
-from tests.conftest import ROOT, TEACHER
+from tests.conftest import ROOT, SPEECH, TEACHER, VOCABULARIES
 from tests.unit.models import random_mel, random_whisper, token_steps, torch_steps
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 TEXTS = ["seventeen dollars and fifty cents", "go to the north east corner", "Repeat: ENTER six, two, nine"]
-VOCABULARIES = ROOT.parent / "shared" / "whisper-vocab"
-SPEECH = ROOT.parent / "shared" / "speech"
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from transformers import AutoTokenizer, GenerationConfig, WhisperFeatureExtracto
 from distill.exporters.folder_layout import complete_onnx, write_layout
 from recipes.core.errors import UserError
 from recipes.core.model_folder import PROCESSOR_FILES
-from tests.conftest import ROOT, TEACHER
+from tests.conftest import TEACHER, VOCABULARIES
 
 TEXTS = (
     "one two three",
@@ -28,7 +28,6 @@ MINIMAL = (
 )  # fmt: skip
 """The files that transformers 5 saves of a model and its processor."""
 DERIVED = ("preprocessor_config.json", "vocab.json", "merges.txt", "added_tokens.json", "special_tokens_map.json")
-VOCABULARIES = ROOT.parent / "shared" / "whisper-vocab"
 
 
 def read(path: Path) -> dict[str, Any]:

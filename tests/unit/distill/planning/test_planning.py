@@ -34,9 +34,8 @@ from recipes.core.whisper_shape import WHISPER_SHAPES
 from recipes.engine.recipe_writer import write_recipe
 from recipes.schema.device_budget import BudgetLimits, DeviceBudget
 from recipes.schema.recipe import load_recipe
-from tests.conftest import ROOT, TEACHER
+from tests.conftest import ROOT, TEACHER, VOCABULARIES
 
-VOCABULARIES = ROOT.parent / "shared" / "whisper-vocab"
 BASE = PlannedTeacher("openai/whisper-base", WHISPER_SHAPES["base"], TEACHER, 50257)
 ONNX = ("onnx", "int8")
 TOKENS = 20

@@ -1,7 +1,6 @@
 import itertools
 import json
 from collections.abc import Sequence
-from pathlib import Path
 
 import jiwer
 import numpy as np
@@ -14,7 +13,7 @@ from eval.scoring.error_rates import ErrorCounts, count_errors, normalizer
 from eval.scoring.evaluate_metric import ErrorRate
 from eval.scoring.resampling import bootstrap, macro_bootstrap, permutation_test
 from recipes.core.errors import UserError
-from tests.conftest import TEACHER
+from tests.conftest import SPEECH, TEACHER
 
 TEXTS = st.lists(st.sampled_from(["one", "two", "three", "a", "b"]), min_size=1, max_size=6).map(" ".join)
 
@@ -131,9 +130,6 @@ def test_p_values_of_equal_systems_are_spread_evenly_and_those_of_a_worse_one_ar
 
     assert 0.02 <= rejected(0.3) <= 0.08
     assert rejected(0.42) > 0.6
-
-
-SPEECH = Path("../shared/speech")
 
 
 @pytest.fixture(scope="module")
