@@ -27,6 +27,10 @@ PACK_BELOW = 0.5
 MAX_LABEL_WER = 0.2
 """Labels further than this from a transcript are left out; Distil-Whisper used 0.1 on clean transcripts."""
 
+SLOW_WIDTH = 384
+"""Teachers from this width on take about a second for a clip on two cores, so the benchmark gets fewer runs: with the
+defaults, five systems of whisper-tiny took a quarter of an hour."""
+
 TEST_RECORDINGS = (5, 500)
 """Recordings held out for testing, where the audio has no test split: a tenth of them, within these bounds."""
 
@@ -223,6 +227,9 @@ def _measuring(new: NewRecipe) -> Part:
             "The test recordings have no transcripts: word error rates count differences from the teacher's text."
         )
     sections: dict[str, Any] = {"export": {"onnx": ["fp32", "fp16", "int8"]}, "eval": options}
+    if new.shape.width >= SLOW_WIDTH:
+        sections["benchmark"] = {"clips": 10, "warmup": 5, "runs": 30, "turns": 20}
+        reasons["benchmark.runs"] = "Enough for a first look; the defaults measure three times as long."
     if new.budget is not None:
         sections["budget"] = {"device": str(new.budget), "required": False}
         reasons["budget.required"] = "true ends the run with exit status 3 when nothing fits the device."

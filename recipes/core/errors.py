@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from recipes.core.logs import configure_logging, log
+from recipes.core.machine import end_with_parent
 
 
 class CommandError(Exception):
@@ -51,6 +52,10 @@ MESSAGE_FILE_VARIABLE = "SOTTOVOCE_MESSAGES"
 def run_main(main: Callable[[], None]) -> None:
     """Run `main`. A `CommandError` becomes one line on stderr and an exit status; other errors keep their traceback."""
     configure_logging()
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        # torch's launcher starts each process in a session of its own: a SIGKILL that ends the launcher would leave
+        # them running, holding the stage's lock.
+        end_with_parent()
     try:
         main()
     except CommandError as error:

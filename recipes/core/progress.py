@@ -11,6 +11,9 @@ from recipes.core.logs import log
 
 T = TypeVar("T")
 
+MIN_SECONDS = 1.0
+"""Least time between two lines of a log, so that a loop of one second does not write ten."""
+
 
 class Progress:
     """Counts finished steps of a known or unknown total and shows them.
@@ -29,7 +32,7 @@ class Progress:
     def __init__(self, name: str, total: int | None, *, unit: str = "step", initial: int = 0, disable: bool = False):
         self.name, self.total, self.unit, self.done, self._initial = name, total, unit, initial, initial
         self._started, self._disable = time.monotonic(), disable
-        self._tenth = self._tenths()
+        self._tenth, self._last_line = self._tenths(), self._started
         terminal = sys.stderr.isatty()
         self._bar = tqdm(desc=name, total=total, unit=unit, initial=initial, disable=disable) if terminal else None
 
@@ -42,7 +45,10 @@ class Progress:
             self._bar.update(steps)
         elif not self._disable and (tenth := self._tenths()) > self._tenth:
             self._tenth = tenth
-            log.info(self._line(figures))
+            now = time.monotonic()
+            if self.done == self.total or now - self._last_line >= MIN_SECONDS:
+                self._last_line = now
+                log.info(self._line(figures))
 
     def close(self) -> None:
         """Close the progress bar, if there is one."""
@@ -61,11 +67,16 @@ class Progress:
     def _line(self, figures: str) -> str:
         passed = time.monotonic() - self._started
         of_total = f"of {self.total} " if self.total is not None else ""
-        line = f"{self.name}: {self.done} {of_total}{self.unit}, {tqdm.format_interval(passed)} passed"
+        units = self.unit if (self.total or self.done) == 1 else _plural(self.unit)
+        line = f"{self.name}: {self.done} {of_total}{units}, {tqdm.format_interval(passed)} passed"
         if self.total is not None and self.total > self.done > self._initial:
             left = passed * (self.total - self.done) / (self.done - self._initial)
             line += f", about {tqdm.format_interval(left)} left"
         return f"{line}; {figures}" if figures else line
+
+
+def _plural(unit: str) -> str:
+    return f"{unit}es" if unit.endswith(("ch", "s", "x")) else f"{unit}s"
 
 
 def track(

@@ -8,9 +8,22 @@ from recipes.core.logs import configure_logging, log, log_to_file
 from recipes.core.progress import Progress, track
 
 
+@pytest.fixture(autouse=True)
+def every_line(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loops here take no time; show their lines all the same, but in the test of that."""
+    if "quick" not in request.node.name:
+        monkeypatch.setattr("recipes.core.progress.MIN_SECONDS", 0.0)
+
+
+def test_a_quick_loop_writes_its_last_line_only(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging()
+    assert len(list(track(range(400), "corpus", unit="file"))) == 400
+    assert capsys.readouterr().err == "corpus: 400 of 400 files, 00:00 passed\n"
+
+
 def test_a_line_every_tenth(capsys: pytest.CaptureFixture[str]) -> None:
     configure_logging()
-    assert list(track(range(400), "labels", unit="batches")) == list(range(400))
+    assert list(track(range(400), "labels", unit="batch")) == list(range(400))
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 10
     assert lines[0].startswith("labels: 40 of 400 batches, 00:00 passed, about")
@@ -29,7 +42,7 @@ def test_a_resumed_loop_counts_from_where_it_was(capsys: pytest.CaptureFixture[s
 
 def test_an_unknown_total_and_a_silent_process(capsys: pytest.CaptureFixture[str]) -> None:
     configure_logging()
-    assert sum(1 for _ in track(iter(range(2500)), "rows", unit="rows")) == 2500
+    assert sum(1 for _ in track(iter(range(2500)), "rows", unit="row")) == 2500
     assert sum(1 for _ in track(range(2500), "rows", disable=True)) == 2500
     assert [line.split()[1] for line in capsys.readouterr().err.splitlines()] == ["1000", "2000"]
 
