@@ -9,6 +9,7 @@ from typing import Any
 
 import matplotlib as mpl
 from matplotlib import pyplot as plt
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 mpl.use("svg")
 
@@ -47,6 +48,10 @@ def scatter(points: Sequence[Point], x_label: str, y_label: str, plot_id: str) -
         figure, axes = plt.subplots(figsize=(5.6, 3.8))
         if min(point.x for point in points) * 10 < max(point.x for point in points):
             axes.set_xscale("log")
+            # Plain numbers at 1, 2 and 5 of each power of ten: matplotlib's own labels overlap within a decade.
+            axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axes.xaxis.set_minor_formatter(NullFormatter())
         for point in points:
             colour = _COLOURS[point.role]
             if point.low is not None and point.high is not None:
