@@ -1,5 +1,6 @@
 """The `sottovoce` command. It runs each stage of a recipe as a process of its own and imports none of them.
 
+sottovoce new mine --teacher MODEL --audio FOLDER      write a recipe for your teacher, audio and machine
 sottovoce run recipes/demo/recipe.yaml                 run the stages that are missing or out of date
 sottovoce run recipes/demo/recipe.yaml --from train    rerun a stage and all later ones
 sottovoce check recipes/demo/recipe.yaml               validate the recipe and estimate its cost; runs nothing
