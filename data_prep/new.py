@@ -8,69 +8,78 @@ The audio is a folder of files, or an audiofolder (`metadata.jsonl` or `.csv` wi
 """
 
 import argparse
-import json
+import re
 import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from data_prep.survey.audio_survey import survey_audio
+from data_prep.survey.audio_survey import survey_folders
 from data_prep.survey.machine_survey import survey_machine
-from data_prep.survey.recipe_defaults import NewRecipe, draft_recipe
+from data_prep.survey.new_recipe import NewRecipe
+from data_prep.survey.recipe_defaults import draft_recipe
+from data_prep.survey.teacher_survey import survey_teacher
 from recipes.core.errors import UserError, run_main
-from recipes.core.model_folder import local_model_folder
-from recipes.core.whisper_shape import HUB_SHAPES, WhisperShape
-from recipes.engine.check import model_shape
-from recipes.engine.recipe_writer import refuse_existing, write_recipe
+from recipes.engine.recipe_writer import refuse_existing, shipped_file, write_recipe
 
 BUDGETS = Path("recipes/budgets")
 """Where a budget given by its name alone is looked for."""
 
 
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+"""Names that a run can have (`recipes.schema.recipe`), and that fit into a path."""
+
+RESERVED = ("accelerate", "budgets", "core", "engine", "schema")
+"""Folders of recipes/ that are no recipes."""
+
+
 def main() -> None:
     """Survey, choose, write, and say which command comes next."""
     args = _parse_arguments()
+    _check_name(args.name)
+    option = "--write" if args.write else "NAME"
     path = args.write or Path("recipes") / args.name / "recipe.yaml"
-    refuse_existing(path, "--write" if args.write else "NAME")
-    # 1. The teacher: its shape, and whether it knows languages other than English.
-    shape, english_only, has_english_table, unknown = _survey_teacher(args.teacher)
+    refuse_existing(path, option)
+    budget = _budget_file(args.budget)
+    # 1. The teacher: its shape, and the languages that it knows.
+    teacher = survey_teacher(args.teacher)
     # 2. The audio and the machine.
-    audio = [survey_audio(folder) for folder in args.audio]
+    audio = survey_folders(args.audio)
     machine = survey_machine()
-    found = [f"audio    {survey.describe()}" for survey in audio] + [f"machine  {machine.describe()}"]
+    found = [f"audio    {survey.describe()}" for survey in audio] + [f"machine  {machine.describe()}", *teacher.remarks]
     print("\n".join(found))
     # 3. Values that fit them, written with their reasons and checked.
     new = NewRecipe(
-        name=args.name, teacher=args.teacher, shape=shape, english_only=english_only,
-        has_english_table=has_english_table, language=args.language, audio=audio, machine=machine,
-        budget=_budget_file(args.budget),
+        name=args.name, teacher=args.teacher, shape=teacher.shape, english_only=teacher.english_only,
+        has_english_table=teacher.has_english_table, language=args.language, audio=audio, machine=machine,
+        budget=budget, known_languages=teacher.languages,
     )  # fmt: skip
-    header = [f"Written by `{shlex.join(['sottovoce', 'new', *sys.argv[1:]])}`.", *found, *unknown]
-    print("\n".join(write_recipe(path, draft_recipe(new, header), option="NAME")))
+    header = [f"Written by `{shlex.join(['sottovoce', 'new', *sys.argv[1:]])}`.", *found]
+    print("\n".join(write_recipe(path, draft_recipe(new, header), option)))
     # 4. What to do next.
-    print(f"recipe   {path}\nnext     sottovoce run {path}")
+    print(f"recipe   {path}\nnext     {shlex.join(['sottovoce', 'run', str(path)])}")
 
 
-def _survey_teacher(model: str) -> tuple[WhisperShape, bool, bool, list[str]]:
-    """Return the teacher's shape, whether it is English-only, whether it has the English table, and a remark."""
-    shape, folder = model_shape(model, "--teacher"), local_model_folder(model, "--teacher")
-    if folder is None:
-        remark = [] if shape else [f"{model} is not known here: learning rate and steps are those of whisper-small."]
-        return shape or HUB_SHAPES["openai/whisper-small"], model.endswith(".en"), True, remark
-    assert shape is not None
-    generation = json.loads((folder / "generation_config.json").read_text())
-    return shape, not generation.get("lang_to_id"), (folder / "normalizer.json").is_file(), []
+def _check_name(name: str) -> None:
+    """Raise UserError where a run cannot be called so."""
+    if not NAME.fullmatch(name):
+        raise UserError(
+            "NAME: expected 1 to 100 letters, digits, dots, dashes and underscores, the first a letter or a digit, "
+            f"found {name!r:.60}; choose another name"
+        )
+    if name in RESERVED:
+        raise UserError(f"NAME: expected a name of your own, found {name}, a folder of sottovoce; choose another name")
 
 
 def _budget_file(budget: str | None) -> Path | None:
     """Return the budget file given by its path, or by its name in recipes/budgets."""
     if budget is None:
         return None
-    candidates = [Path(budget), BUDGETS / f"{budget}.yaml"]
-    for path in candidates:
+    shipped = shipped_file(BUDGETS / f"{budget}.yaml")
+    for path in (Path(budget), shipped):
         if path.is_file():
             return path
-    known = ", ".join(sorted(path.stem for path in BUDGETS.glob("*.yaml")))
+    known = ", ".join(sorted(path.stem for path in shipped_file(BUDGETS / "laptop.yaml").parent.glob("*.yaml")))
     raise UserError(f"--budget: expected a budget file or one of {known}, found {budget}; correct it")
 
 

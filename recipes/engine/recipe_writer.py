@@ -1,5 +1,8 @@
 """Write a recipe as YAML with a comment above every value that needs a reason."""
 
+import math
+import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +46,10 @@ class RecipeDraft:
 
 def refuse_existing(path: Path, option: str) -> None:
     """Raise UserError where there is a file at `path`; `option` names what the user may change."""
+    if path.is_dir():
+        raise UserError(
+            f"{option}: expected the name of a file, found the folder {path}; add a name, such as recipe.yaml"
+        )
     if path.exists():
         raise UserError(f"{option}: expected no file at {path}, found one; choose another path or remove the file")
 
@@ -50,19 +57,26 @@ def refuse_existing(path: Path, option: str) -> None:
 def write_recipe(path: Path, draft: RecipeDraft, option: str = "--write") -> list[str]:
     """Check the draft, write it to `path` and return the lines of `sottovoce check`.
 
-    Raises UserError where the file exists already or the values are not a valid recipe. Nothing is written then.
+    Raises UserError where the file exists already or cannot be written, or the values are not a valid recipe. Nothing
+    is written then.
     """
     refuse_existing(path, option)
     estimates = check_recipe(validate_recipe(draft.written_values(), str(path)))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(path) as beside:
-        beside.write_text(recipe_text(path, draft))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(path) as beside:
+            beside.write_text(recipe_text(path, draft), encoding="utf-8")
+    except OSError as error:
+        raise UserError(
+            f"{option}: expected a place that can be written at {path.absolute()}, found: {error.strerror or error}; "
+            "choose another"
+        ) from error
     return estimates
 
 
 def recipe_text(path: Path, draft: RecipeDraft) -> str:
     """Return the YAML text of a draft, as `write_recipe` writes it to `path`."""
-    header = [f"sottovoce run {path}", *draft.header]
+    header = [" ".join(line.splitlines()) for line in (shlex.join(["sottovoce", "run", str(path)]), *draft.header)]
     # Lines that fit stay as they are: they may be rows of a table.
     lines = [part for line in header for part in ([line] if len(line) <= LINE else wrap(line, LINE))]
     comment = "".join(f"# {line}\n" for line in lines)
@@ -87,9 +101,32 @@ def _section(values: Mapping[str, Any], reasons: Mapping[str, str], *, prefix: s
 
 
 def _inline(value: Any) -> str:
-    """Return a value as YAML on one line."""
-    text = yaml.safe_dump(value, default_flow_style=True, width=10_000, sort_keys=False, allow_unicode=True)
+    """Return a value as YAML on one line, such that `load_recipe` reads the same value."""
+    text: str = yaml.dump(
+        _escaped(value), Dumper=_Dumper, default_flow_style=True, width=math.inf, sort_keys=False, allow_unicode=True
+    )
     return text.removesuffix("...\n").rstrip()
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes texts such as 1e5 too, which are numbers to OmegaConf and, without a dot, texts to PyYAML."""
+
+
+_Dumper.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+$"), None)
+
+
+def _escaped(value: Any) -> Any:
+    """Return a value whose texts OmegaConf reads as they are: `${` opens an interpolation there."""
+    if isinstance(value, Mapping):
+        return {key: _escaped(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_escaped(item) for item in value]
+    return re.sub(r"(\\*)\$\{", r"\1\1\\${", value) if isinstance(value, str) else value
+
+
+def shipped_file(path: Path) -> Path:
+    """Return a file below recipes/ as a recipe names it: as it is in a checkout, elsewhere that of the package."""
+    return path if path.is_file() else Path(__file__).parents[2] / path
 
 
 def run_name(path: Path) -> str:

@@ -53,11 +53,11 @@ class AudioSource(Section):
     """A source of audio. Set exactly one of `audiofolder`, `audio`, `parquet`, `hub` and `synthesis`."""
 
     audiofolder: Path | None = None
-    """Folder with metadata.jsonl or metadata.csv (`file_name`, `text`), or with subfolders train, validation and test
-    that have one each."""
+    """Folder with metadata.jsonl or metadata.csv (`file_name`, `text`), or with subfolders train, validation (or valid,
+    dev) and test that have one each."""
     audio: Path | None = None
-    """Folder of audio files without transcripts. Subfolders train, validation and test set the split; otherwise all
-    files are training audio."""
+    """Folder of audio files without transcripts. If it has subfolders train, validation (or valid, dev) and test, these
+    set the split and nothing else is read; otherwise all files are training audio."""
     parquet: Path | None = None
     """Parquet file, or folder of Parquet files, with embedded audio (`{bytes, path}`) as `datasets` writes it."""
     hub: HubDataset | None = None
