@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
+from threading import Lock, Thread
 from typing import Any
 from urllib.parse import unquote
 
@@ -31,6 +31,7 @@ class Hub:
     """SHA-256 of the large files in the order of their upload."""
     most_uploads: int = 1000
     """Number of uploads after which further ones are refused."""
+    lock: Lock = field(default_factory=Lock)
     tokens: set[str] = field(default_factory=set)
     """Values of the requests' authorization headers."""
 
@@ -75,11 +76,12 @@ class Hub:
         return {"oid": oid, "size": 1, **({} if oid in self.objects else action)}
 
     def _upload(self, oid: str, body: bytes) -> tuple[int, Any]:
-        if len(self.uploads) >= self.most_uploads:
-            return 403, {"error": "no more uploads"}
         assert hashlib.sha256(body).hexdigest() == oid
-        self.objects[oid] = body
-        self.uploads.append(oid)
+        with self.lock:  # clients upload several files at once
+            if len(self.uploads) >= self.most_uploads:
+                return 403, {"error": "no more uploads"}
+            self.objects[oid] = body
+            self.uploads.append(oid)
         return 200, {}
 
     def _commit(self, repository: str, lines: list[dict[str, Any]]) -> dict[str, str]:
