@@ -22,6 +22,11 @@ SENTENCES = (
 )  # fmt: skip
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start the longest tests first, so that no process is left alone with one of them at the end."""
+    items.sort(key=lambda item: "longest" not in item.keywords)
+
+
 Once = Callable[[str, Callable[[Path], None]], Path]
 
 

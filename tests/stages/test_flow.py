@@ -98,6 +98,7 @@ def test_a_changed_setting_reruns_only_what_depends_on_it(finished: Path, run: R
     )
 
 
+@pytest.mark.longest
 def test_devices_are_emulated_and_only_the_required_one_sets_the_exit_status(
     finished: Path, run: Run, tmp_path: Path
 ) -> None:
@@ -147,6 +148,7 @@ def test_transcribe_prints_a_line_for_each_file(finished: Path, speech: Path, ru
         assert len(done.stdout.splitlines()) == 2
 
 
+@pytest.mark.longest
 def test_a_run_that_is_killed_in_every_stage_has_the_same_result(
     finished: Path, speech: Path, run: Run, tmp_path: Path
 ) -> None:
@@ -224,6 +226,7 @@ def test_stages_run_by_themselves_with_overrides(finished: Path, run: Run, tmp_p
     assert len(refused.stderr.strip().splitlines()) == 1
 
 
+@pytest.mark.longest
 def test_every_runtime_runs_through_all_stages(finished: Path, speech: Path, run: Run, tmp_path: Path) -> None:
     shutil.copytree(finished.parent / "runs", tmp_path / "runs")
     exports = ["export.openvino=[fp16]", "export.ctranslate2=[int8]", "export.parity.min_equal_text.fp16=0.5"]

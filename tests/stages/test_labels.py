@@ -225,6 +225,7 @@ def test_a_long_recording_is_split_and_its_labels_become_subtitles_in_order(
     assert forward < backward - 0.2, f"the subtitles are in the order of the sentences: {cues}"
 
 
+@pytest.mark.longest
 def test_audio_without_any_transcript_trains_a_student(speech: Path, run: Run, tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path, speech)
     source = f"corpus.sources=[{{audio: {speech}, name: spoken}}]"
