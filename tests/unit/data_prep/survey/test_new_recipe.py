@@ -109,6 +109,13 @@ def test_a_laptop_and_a_cluster_get_what_fits_them() -> None:
     assert not cluster.train.cache_encoder
 
 
+def test_int8_is_judged_by_error_and_wer_and_not_by_whole_texts() -> None:
+    parity = validate_recipe(draft_recipe(new_recipe(), []).written_values(), "mine").export.parity
+    assert parity.min_equal_text["int8"] == 0
+    assert parity.min_equal_text["fp32"] == 1
+    assert parity.max_wer_increase["int8"] == 3
+
+
 def test_transcripts_and_speakers_are_used() -> None:
     spoken = replace(SHORT_CLIPS, transcribed=20, speakers=5, recordings=Counter(train=16, test=4))
     draft = draft_recipe(new_recipe(audio=[spoken]), [])
